@@ -54,7 +54,8 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
     """A frame store of made recordings with at least so many windows."""
     from birdtune.audio.decode import SoundFacts
     from birdtune.audio.logmel import VGGISH
-    from birdtune.data.frames import Entry, FrameStore
+    from birdtune.data.frames import FrameStore
+    from birdtune.data.shard_writer import Entry
     from birdtune.settings import AudioSettings
 
     facts = SoundFacts(16_000, 1, 10.0, -8.0, "WAV PCM_16")

@@ -103,7 +103,7 @@ def of_index(n: int, classes: int, place: str) -> Callable[[], dict[str, Any]]:
         from birdtune.data.file_index import Examined, FileIndex
         from birdtune.data.frames import FrameStore
         from birdtune.data.sampling import Examples, sampler, totals
-        from birdtune.data.shards import Entry
+        from birdtune.data.shard_writer import Entry
         from birdtune.data.sources import source_lines, source_notices
         from birdtune.data.targets import WindowTargets
         from birdtune.reporting.report_data import class_rows

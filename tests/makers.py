@@ -18,10 +18,11 @@ from birdtune.audio.logmel import VGGISH, LogMel, mel_from_hz
 from birdtune.data import file_index as file_indexes
 from birdtune.data import frames
 from birdtune.data.file_index import FileIndex, examine_all, identify
-from birdtune.data.frames import Entry, FrameStore
+from birdtune.data.frames import FrameStore
 from birdtune.data.labels import Label
 from birdtune.data.scan import Listing, Problem, Recording, scan
 from birdtune.data.selection import select
+from birdtune.data.shard_writer import Entry
 from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import Interrupted
 from birdtune.runtime import workers

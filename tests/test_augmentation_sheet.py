@@ -12,7 +12,7 @@ from makers import quiet, tone, without_processes, write_sound
 from test_augment import ALL, Sounds, augmenter
 
 from birdtune.config import Config
-from birdtune.data import augment, frames
+from birdtune.data import augment, frame_worker
 from birdtune.errors import InputError
 from birdtune.reporting import augmentation_sheet
 from birdtune.runtime.signals import Interrupts
@@ -104,7 +104,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Frames made in this process, whose last shard is closed."""
     without_processes(monkeypatch)
     yield
-    frames.close_shard()
+    frame_worker.close_shard()
 
 
 @pytest.mark.usefixtures("here")

@@ -19,7 +19,7 @@ from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.config import Config
 from birdtune.data import dataset as gather
 from birdtune.data import file_index as file_indexes
-from birdtune.data import frames
+from birdtune.data import frame_worker, frames
 from birdtune.data.batches import Windows
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
@@ -56,7 +56,7 @@ def prepare(place: Path, journal: Journal | None = None, **sections: Any) -> tup
 
 def end_worker() -> None:
     """Close the shard of a worker that worked in this process; others close it by ending."""
-    frames.close_shard()
+    frame_worker.close_shard()
 
 
 def inspect(place: Path, *, writable: bool = True, **sections: Any) -> Dataset:

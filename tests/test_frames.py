@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from makers import quiet, tone, without_processes, write_sound
 from birdtune.audio.decode import SoundStream, examine, read
 from birdtune.audio.faults import SoundError
 from birdtune.audio.logmel import VGGISH, LogMel
-from birdtune.data import frames, shards
+from birdtune.data import frame_worker, frames, shard_writer, shards
 from birdtune.data.file_index import Examined, FileIndex, identify
 from birdtune.data.frames import FrameStore, fill
 from birdtune.data.scan import SoundFile, scan
@@ -94,7 +96,7 @@ class Cache:
 
 def end_worker() -> None:
     """Close the shard of a worker that worked in this process; others close it by ending."""
-    frames.close_shard()
+    frame_worker.close_shard()
 
 
 @pytest.fixture
@@ -218,7 +220,7 @@ def test_storage_that_refuses_is_told(
     def refuse(self: object, task: object) -> None:
         raise OSError(number, "refused")
 
-    monkeypatch.setattr(frames._Maker, "make", refuse)
+    monkeypatch.setattr(frame_worker.Maker, "make", refuse)
     with pytest.raises(error):
         cache.run()
 
@@ -230,7 +232,7 @@ def test_a_file_that_changes_before_it_is_decoded_lends_its_name_to_no_other_con
     shutil.copy(cache.data / "A/a.wav", copy)
     before, real = cache.file("A/a.wav"), frames.run_tasks
 
-    def run(function: object, tasks: list[frames._Task], **how: object) -> object:
+    def run(function: object, tasks: list[frame_worker.Task], **how: object) -> object:
         end_worker()
         if any(task.file.name == "A/a.wav" for task in tasks):
             cache.add("A/a.wav", 1.5, seed=77)
@@ -416,7 +418,7 @@ def test_a_file_index_without_its_frames_makes_them_again(cache: Cache) -> None:
 
 def test_a_stopped_run_keeps_what_was_finished(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupts = Interrupts()
-    real = frames._make
+    real = frames.make
 
     def make(task: object) -> object:
         made = real(task)
@@ -424,7 +426,7 @@ def test_a_stopped_run_keeps_what_was_finished(cache: Cache, monkeypatch: pytest
         return made
 
     with monkeypatch.context() as context:
-        context.setattr(frames, "_make", make)
+        context.setattr(frames, "make", make)
         with pytest.raises(Interrupted):
             cache.run(interrupts=interrupts)
     assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 1
@@ -452,7 +454,7 @@ def test_the_end_of_a_shard_that_nothing_points_to_is_cut_off(cache: Cache) -> N
 
 
 def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_SHARD_BYTES", 1000)
+    monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 1000)
     store, _ = cache.run()
     assert len(cache.shards) == 3
     assert np.array_equal(store.rows(cache.content("A/a.wav")), stored_in(cache.data / "A/a.wav"))
@@ -481,7 +483,7 @@ def test_frames_that_went_away_while_a_job_uses_them_are_told(cache: Cache) -> N
 
 
 def test_more_shards_than_may_be_open_can_be_read(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_SHARD_BYTES", 1000)
+    monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 1000)
     monkeypatch.setattr(shards, "_MOST_OPEN", 2)
     store, _ = cache.run()
     before = {content: store.rows(content).tobytes() for content in store.contents()}
@@ -557,3 +559,14 @@ def test_any_number_of_workers_makes_the_same_frames(tmp_path: Path, monkeypatch
         assert there == pytest.approx(here, abs=0.004)
     assert found[0] == found[1]
     assert len(found[0]) == 6
+
+
+def test_a_worker_imports_no_more_than_it_needs() -> None:
+    code = """
+import sys
+import birdtune.data.frame_worker, birdtune.runtime.workers
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()} | set(done.stdout.split())
+    assert not loaded & {"pydantic", "scipy", "tensorflow", "tqdm", "birdtune.settings"}

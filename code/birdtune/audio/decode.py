@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,6 @@ from birdtune.audio.faults import Damage, SoundError, check_damage, read_through
 from birdtune.audio.measures import Measures, Meter
 from birdtune.audio.origin import Origin, read_origin
 from birdtune.audio.resample import resampled
-from birdtune.settings import AudioSettings
 
 # Below this peak a recording is silent: one step of 16-bit audio is -90.3 dB of full scale.
 SILENCE_DB: Final = -90.0
@@ -41,12 +40,39 @@ SILENCE_DB: Final = -90.0
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 # Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
 _BLOCK_VALUES = 1 << 18
-DEFAULT: Final = AudioSettings()
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.
 _LOUDEST = 1e12
 # This share of a block may be invalid samples; with more, nothing from the first of them on is used.
 _FEW = 1e-3
+
+
+class Decoding(Protocol):
+    """How sound is decoded: the settings of `settings.AudioSettings` that decide it, which is one of these."""
+
+    @property
+    def resampler(self) -> str: ...
+    @property
+    def channels(self) -> str: ...
+    @property
+    def truncated(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class PlainDecoding:
+    """A `Decoding` for workers: to load all settings takes as long as to decode a hundred clips."""
+
+    resampler: str = "soxr"
+    channels: str = "best"
+    truncated: str = "use"
+
+    @classmethod
+    def of(cls, sound: Decoding) -> "PlainDecoding":
+        """As some settings say."""
+        return cls(sound.resampler, sound.channels, sound.truncated)
+
+
+DEFAULT: Final[Decoding] = PlainDecoding()
 
 
 @dataclass(frozen=True)
@@ -88,7 +114,7 @@ class SoundStream:
     """
 
     def __init__(
-        self, path: Path, sound: AudioSettings = DEFAULT, *, rate_hz: int | None = None, longest_s: float = math.inf,
+        self, path: Path, sound: Decoding = DEFAULT, *, rate_hz: int | None = None, longest_s: float = math.inf,
         silent_too: bool = False, measured: bool = False, channel: int | None = None,
     ) -> None:
         self.path, self.sound, self.rate_hz, self.channel = path, sound, rate_hz, channel
@@ -142,7 +168,7 @@ class SoundStream:
 
 
 def examine(
-    path: Path, sound: AudioSettings = DEFAULT, *, longest_s: float = math.inf, channel: int | None = None
+    path: Path, sound: Decoding = DEFAULT, *, longest_s: float = math.inf, channel: int | None = None
 ) -> SoundFacts:
     """Decode a whole file for its facts. Raises SoundError as `SoundStream`."""
     stream = SoundStream(path, sound, longest_s=longest_s, measured=True, channel=channel)
@@ -153,7 +179,7 @@ def examine(
 
 
 def read(
-    path: Path, sound: AudioSettings = DEFAULT, *, rate_hz: int, start_s: float = 0.0, longest_s: float = math.inf,
+    path: Path, sound: Decoding = DEFAULT, *, rate_hz: int, start_s: float = 0.0, longest_s: float = math.inf,
     channel: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """Part of a recording as one array: [samples] float32 mono at `rate_hz`, full scale 1.

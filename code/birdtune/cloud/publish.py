@@ -25,7 +25,8 @@ from birdtune.cloud.client import Storage, faults
 from birdtune.cloud.fetch import SHA256, bring, bring_all, index_of, listing
 from birdtune.cloud.lease import NAME
 from birdtune.cloud.places import Place, is_safe
-from birdtune.data.shards import ENDING, INDEX_NAME, WHOLE_NAME
+from birdtune.data.shard_writer import ENDING
+from birdtune.data.shards import INDEX_NAME, WHOLE_NAME
 from birdtune.errors import BirdtuneError, RetryableError, shown
 from birdtune.runtime.files import file_sha256, make_folder, read_json, write_text
 from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.data.batches import Rows, Source, Windows, batch_of, prefetched
-from birdtune.data.shards import ShardStore, ShardWriter
+from birdtune.data.shard_writer import ShardWriter
+from birdtune.data.shards import ShardStore
 from birdtune.runtime.files import make_folder
 from birdtune.runtime.log import Progress
 from birdtune.runtime.signals import Interrupts

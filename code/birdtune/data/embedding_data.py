@@ -20,7 +20,7 @@ from birdtune.data.file_index import Examined, FileIndex
 from birdtune.data.frames import FrameStore
 from birdtune.data.labels import Label
 from birdtune.data.scan import Listing, Problem, SoundFile
-from birdtune.data.shards import ShardWriter
+from birdtune.data.shard_writer import ShardWriter
 from birdtune.data.split import Given
 from birdtune.data.tables import SIDE_WORDS, sides_of
 from birdtune.errors import InputError, shown

@@ -5,22 +5,19 @@
 
 Rows, not windows, are kept: a window at any hop is a slice. The key is the content of the sound
 file, and the folder's name is the front end's digest and how sound is decoded, so a later run computes only
-what is new. Each worker appends to a shard of its own; how shards and index are kept: `shards.py`.
+what is new. Each worker (`frame_worker.py`) appends to a shard of its own; how shards and index are kept: `shards.py`.
 """
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from birdtune.audio.decode import SoundStream
-from birdtune.audio.faults import SoundError
+from birdtune.audio.decode import PlainDecoding
 from birdtune.audio.front_end import FrontEnd
 from birdtune.data.file_index import BATCH_BYTES, Examined, FileIndex, crashed, distinct, note_examined
-from birdtune.data.scan import Problem, SoundFile, unchanged
-from birdtune.data.shards import Entry, ShardStore, ShardWriter
+from birdtune.data.frame_worker import Made, Task, begin_worker, make
+from birdtune.data.scan import Problem, SoundFile
+from birdtune.data.shards import ShardStore
 from birdtune.runtime.files import make_folder
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -51,77 +48,6 @@ class FrameStore(ShardStore):
         self._entries = {content: entry for content, entry in self._entries.items() if entry.facts is not None}
 
 
-@dataclass(frozen=True)
-class _Task:
-    file: SoundFile
-    content: str
-
-
-@dataclass(frozen=True)
-class _Made:
-    examined: Examined
-    entry: Entry | None = None
-
-
-class _Maker:
-    """Makes the rows of recordings, in a worker's own shard."""
-
-    def __init__(self, folder: Path, spec: FrontEnd, sound: AudioSettings, longest_s: float) -> None:
-        self.spec, self.sound, self.longest_s = spec, sound, longest_s
-        self._writer = ShardWriter(folder, spec.row_bytes)
-
-    def close(self) -> None:
-        """Close its shard."""
-        self._writer.close()
-
-    def make(self, task: _Task) -> _Made:
-        """Decode one file and append its rows; of a file that fails nothing stays in the shard."""
-        writer, file = self._writer, task.file
-        writer.begin()
-        stream = SoundStream(
-            file.path, self.sound, rate_hz=self.spec.rate_hz, longest_s=self.longest_s, measured=True,
-            channel=file.channel,
-        )  # fmt: skip
-        try:
-            with unchanged(task.file):
-                for rows in self.spec.rows_of(stream):
-                    # The decoder refuses what could come to this; but one NaN here would spoil all of the training.
-                    if not np.isfinite(rows).all():
-                        raise SoundError("not-finite", "its features are NaN or infinite")
-                    writer.write(self.spec.stored(rows))
-            entry = writer.end(task.content, stream.facts)
-        except SoundError as fault:
-            writer.drop()
-            return _Made(Examined(None, fault.problem, str(fault)))
-        except OSError:
-            # The disk is full, most likely: what there is of this recording only takes space from others.
-            writer.give_back()
-            raise
-        return _Made(Examined(stream.facts), entry)
-
-
-# The one of a worker process.
-_maker: _Maker | None = None
-
-
-def _begin_worker(folder: Path, spec: FrontEnd, sound: AudioSettings, longest_s: float) -> None:
-    global _maker
-    _maker = _Maker(folder, spec, sound, longest_s)
-
-
-def _make(task: _Task) -> _Made:
-    assert _maker is not None
-    return _maker.make(task)
-
-
-def close_shard() -> None:
-    """Close the shard of this process, if it has made rows; the next recording opens another."""
-    global _maker
-    if _maker is not None:
-        _maker.close()
-    _maker = None
-
-
 class _Forecast:
     """How many bytes the rows of some recordings take that are still to be made.
 
@@ -129,7 +55,7 @@ class _Forecast:
     and the rows of those that are done.
     """
 
-    def __init__(self, tasks: Sequence[_Task], file_index: FileIndex, spec: FrontEnd) -> None:
+    def __init__(self, tasks: Sequence[Task], file_index: FileIndex, spec: FrontEnd) -> None:
         self._row_bytes = spec.row_bytes
         self._unknown: dict[str, int] = {}  # content → bytes of the file
         self._known: dict[str, int] = {}  # content → bytes of its rows
@@ -142,7 +68,7 @@ class _Forecast:
                 n_rows = spec.row_count(spec.padded_samples(spec.samples(known.facts.duration_s)))
                 self._known[task.content] = n_rows * self._row_bytes
 
-    def note(self, task: _Task, made: _Made) -> None:
+    def note(self, task: Task, made: Made) -> None:
         """Count a recording as done."""
         self._known.pop(task.content, None)
         self._unknown.pop(task.content, None)
@@ -197,12 +123,12 @@ def fill(
         forecast = _Forecast(tasks, file_index, store.spec)
         need_space(store.folder, forecast.bytes_surely_left(), f"the features of {len(tasks):,} recordings")
         results = run_tasks(
-            _make,
+            make,
             tasks,
             n_workers=worker_count(workers, len(tasks)),
             interrupts=interrupts,
-            initializer=_begin_worker,
-            initargs=(store.folder, store.spec, store.sound, longest_s),
+            initializer=begin_worker,
+            initargs=(store.folder, store.spec, PlainDecoding.of(store.sound), longest_s),
             weight=lambda task: task.file.size / BATCH_BYTES,
         )
         with (
@@ -213,22 +139,23 @@ def fill(
             contextlib.closing(results),
         ):
             for n_done, (task, result) in enumerate(results):
-                made = _Made(crashed()) if isinstance(result, Crashed) else result
+                made = Made() if isinstance(result, Crashed) else result
+                examined = crashed() if isinstance(result, Crashed) else Examined(made.facts, made.problem, made.detail)
                 forecast.note(task, made)
                 progress.advance()
                 if made.entry is not None:
                     store.add(made.entry, index)
-                note_examined(file_index, task.file, made.examined, unusable, len(tasks) - n_done)
+                note_examined(file_index, task.file, examined, unusable, len(tasks) - n_done)
     file_index.save()
     return len(tried)
 
 
 def _wanted(
     store: FrameStore, files: Sequence[SoundFile], file_index: FileIndex, unusable: Mapping[str, Problem]
-) -> list[_Task]:
+) -> list[Task]:
     """One task for each content that is not in the store, unless it is known to be unusable."""
     return [
-        _Task(file, content)
+        Task(file, content)
         for content, file in distinct(files, file_index, unusable).items()
         if content not in store and ((known := file_index.examined(content)) is None or known.facts is not None)
     ]

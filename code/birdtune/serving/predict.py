@@ -12,11 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from birdtune.audio.decode import DEFAULT
 from birdtune.audio.front_end import FrontEnd
 from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
 from birdtune.errors import UsageError
@@ -31,6 +30,7 @@ from birdtune.serving.verify import ExportedModel as ExportedModel  # with what 
 from birdtune.serving.verify import open_model as open_model
 from birdtune.settings import AudioSettings
 
+DEFAULT: Final = AudioSettings()
 # Recordings this many times longer than those of validation are too long for one row, mostly.
 LONG = 3.0
 
