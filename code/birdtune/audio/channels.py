@@ -24,6 +24,7 @@ import soundfile
 
 from birdtune.audio.container import Opened, open_sound
 from birdtune.audio.faults import SoundError
+from birdtune.audio.fft import rfft
 from birdtune.audio.formats import MediaDecoder
 from birdtune.audio.measures import ones
 
@@ -225,19 +226,21 @@ def _read(file: Opened, n: int) -> Floats:
 def _spectra(excerpts: list[Floats], rate_hz: int, size: int) -> Spectra:
     """What is compared of some excerpts. [channels, samples] each"""
     window, first, last, indices = _grid(rate_hz, size)
-    spectra = []
-    clipped = np.zeros(len(excerpts[0]))
+    n_channels = len(excerpts[0])
+    clipped = np.zeros(n_channels)
+    wholes = []  # [channels, frames, size] each
     for excerpt in excerpts:
         short = -excerpt.shape[1] % size
         whole = np.pad(excerpt, ((0, 0), (0, short)), mode="edge") if short else excerpt
-        frames = whole.reshape(len(excerpt), -1, size)  # [channels, frames, size]
-        frames = frames * window  # what a constant offset leaves is below the lowest band
-        spectra.append(np.fft.rfft(frames, axis=2)[:, :, first:last].swapaxes(0, 1))
+        wholes.append(whole.reshape(n_channels, -1, size))
         if excerpt.max() >= _FULL_SCALE or excerpt.min() <= -_FULL_SCALE:
             clipped += (np.abs(excerpt) >= _FULL_SCALE).sum(axis=1)
     n = sum(excerpt.shape[1] for excerpt in excerpts)
     offset = np.array([excerpt @ ones(excerpt.shape[1]) for excerpt in excerpts], np.float64).sum(axis=0) / n
-    return Spectra(np.concatenate(spectra).astype(np.complex64, copy=False), indices, offset, clipped / n)
+    frames = np.concatenate(wholes, axis=1)
+    frames *= window  # what a constant offset leaves is below the lowest band
+    spectra = rfft(frames.reshape(-1, size)).reshape(n_channels, frames.shape[1], -1)[:, :, first:last]
+    return Spectra(spectra.swapaxes(0, 1), indices, offset, clipped / n)
 
 
 @functools.lru_cache(maxsize=4)
