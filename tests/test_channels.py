@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from makers import codes, scan_and_select, write_sound
 
+from birdtune.audio import channels
 from birdtune.audio.channels import Choice, mixed
 from birdtune.audio.decode import SoundStream, examine, read
 from birdtune.settings import AudioSettings
@@ -144,6 +145,25 @@ def test_the_choice_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatc
     monkeypatch.setattr("birdtune.audio.decode._BLOCK_VALUES", 3_000)
     for path, (found, sound) in zip(paths, before, strict=True):
         assert examine(path).choice == found and np.allclose(read(path, rate_hz=RATE_HZ), sound, atol=1e-6)
+
+
+@pytest.mark.parametrize(("ending", "subtype"), [("wav", "PCM_16"), ("wav", "FLOAT"), ("flac", None), ("ogg", None)])
+def test_a_short_recording_is_decoded_once_and_its_choice_that_of_a_long_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, subtype: str | None
+) -> None:
+    opened: list[Path] = []
+    real = channels.open_sound
+    monkeypatch.setattr(channels, "open_sound", lambda path: opened.append(path) or real(path))
+    found = []
+    for number, (sound, _, _) in enumerate(FAULTY.values()):
+        how = {} if subtype is None else {"subtype": subtype}
+        path = write_sound(tmp_path / f"{number}.{ending}", sound, RATE_HZ, **how)
+        found.append((path, examine(path), read(path, rate_hz=RATE_HZ)))
+    assert not opened
+    monkeypatch.setattr("birdtune.audio.decode._SHORT_VALUES", 0)
+    for path, facts, sound in found:
+        assert examine(path) == facts and np.array_equal(read(path, rate_hz=RATE_HZ), sound)
+    assert opened
 
 
 def test_channels_can_be_mixed_or_the_first_taken_without_a_look(tmp_path: Path) -> None:

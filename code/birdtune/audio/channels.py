@@ -144,12 +144,38 @@ class Spectra:
         return np.asarray(np.add.reduceat(np.square(mean.real) + np.square(mean.imag), self.indices, axis=1))
 
 
-def choice_of(path: Path, file: Opened, how: str) -> Choice | None:
+@dataclass
+class Whole:
+    """All samples of a recording, sought in as a file is."""
+
+    samples: npt.NDArray[Any]  # [n, channels] int16, or float32 of full scale 1
+    samplerate: int
+    _at: int = 0
+
+    @property
+    def promised(self) -> int:
+        return len(self.samples)
+
+    @property
+    def channels(self) -> int:
+        return int(self.samples.shape[1])
+
+    def seek(self, frame: int) -> None:
+        self._at = frame
+
+    def read(self, n: int) -> npt.NDArray[Any]:
+        """The next frames, none at the end. [n, channels]"""
+        self._at += n
+        return self.samples[self._at - n : self._at]
+
+
+def choice_of(path: Path, file: Opened, how: str, whole: npt.NDArray[Any] | None = None) -> Choice | None:
     """Which channels of an open file are used; None: all are mixed.
 
     Args:
         path: the file, which is opened once more: it can be read from its beginning to its end only.
         how: "best", "mix" or "first"; "each" is as "mix", of the one channel that is read.
+        whole: all of it, if it was read already: then nothing is decoded twice. [n, channels]
     """
     if file.channels == 1 or how in ("mix", "each"):
         return None
@@ -157,7 +183,7 @@ def choice_of(path: Path, file: Opened, how: str) -> Choice | None:
         return Choice((0,))
     # Samples that are too loud are refused later, when all are read.
     with np.errstate(over="ignore", invalid="ignore"):
-        spectra = sample_spectra(path)
+        spectra = sample_spectra(path, None if whole is None else Whole(whole, file.samplerate))
         return None if spectra is None else choose(spectra)
 
 
@@ -170,10 +196,17 @@ def count(path: Path) -> int:
         return 1
 
 
-def sample_spectra(path: Path) -> Spectra | None:
-    """Read some excerpts of a file; None where that fails, which is reported when all of it is read."""
+def sample_spectra(path: Path, whole: Whole | None = None) -> Spectra | None:
+    """Take some excerpts of a file; None where that fails, which is reported when all of it is read.
+
+    Args:
+        whole: what is in it, if that was read already.
+    """
     for excerpts_of in (_excerpts, _loud_excerpts):  # the second where all excerpts of the first are silent
-        with contextlib.suppress(SoundError, OSError), open_sound(path) as file:
+        if whole is not None:
+            whole.seek(0)
+        opened = open_sound(path) if whole is None else contextlib.nullcontext(whole)
+        with contextlib.suppress(SoundError, OSError), opened as file:
             size = 1 << max(4, round(math.log2(_FRAME_S * file.samplerate)))
             excerpts = [excerpt for excerpt in excerpts_of(file, size * _IN_AN_EXCERPT) if np.isfinite(excerpt).all()]
             if any(map(_has_sound, excerpts)):
@@ -185,7 +218,7 @@ def _has_sound(excerpt: Floats) -> bool:
     return bool((excerpt.max(axis=1) - excerpt.min(axis=1)).max() > _SILENT)
 
 
-def _excerpts(file: Opened, length: int) -> list[Floats]:
+def _excerpts(file: Opened | Whole, length: int) -> list[Floats]:
     """Pieces of a file, spread over it. [channels, samples] each"""
     whole = file.promised
     if whole is None or isinstance(file, MediaDecoder):
@@ -202,18 +235,22 @@ def _excerpts(file: Opened, length: int) -> list[Floats]:
     return [excerpt for excerpt in excerpts if excerpt.size]
 
 
-def _loud_excerpts(file: Opened, length: int) -> list[Floats]:
+def _loud_excerpts(file: Opened | Whole, length: int) -> list[Floats]:
     """The first excerpts that are not silent."""
     return list(itertools.islice(filter(_has_sound, _in_a_row(file, length)), _MOST))
 
 
-def _in_a_row(file: Opened, length: int) -> Iterator[Floats]:
+def _in_a_row(file: Opened | Whole, length: int) -> Iterator[Floats]:
     while (excerpt := _read(file, length)).size:
         yield excerpt
 
 
-def _read(file: Opened, n: int) -> Floats:
+def _read(file: Opened | Whole, n: int) -> Floats:
     """The next samples, none at the end. [channels, n]"""
+    if isinstance(file, Whole):
+        part = file.read(n).T
+        scale = np.float32(1 / 32768 if part.dtype == np.int16 else 1.0)
+        return np.asarray(np.multiply(part, scale, dtype=np.float32, order="C"))
     try:
         if file.subtype == "PCM_16":  # the same numbers as libsndfile's own floats, in a fifth of the time
             whole = file.read(n, dtype="int16", always_2d=True).T

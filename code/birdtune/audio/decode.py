@@ -40,6 +40,8 @@ SILENCE_DB: Final = -90.0
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 # Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
 _BLOCK_VALUES = 1 << 18
+# A recording of several channels with no more values than this is in memory while its channels are compared: 16 MB.
+_SHORT_VALUES = 1 << 22
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.
 _LOUDEST = 1e12
@@ -138,8 +140,10 @@ class SoundStream:
             if known is not None:
                 check_damage(known, file.seconds(file.frames), self.sound.truncated)  # before gigabytes are read
             meter = Meter(file.samplerate, file.channels if self.channel is None else 1) if self.measured else None
-            choice = choice_of(self.path, file, self.sound.channels) if self.channel is None else None
-            source = _Source(self.path, file, self.longest_s, meter, choice, self.channel)
+            compared = self.channel is None and file.channels > 1 and self.sound.channels == "best"
+            whole = _whole(file) if compared else None
+            choice = choice_of(self.path, file, self.sound.channels, whole) if self.channel is None else None
+            source = _Source(self.path, file, self.longest_s, meter, choice, self.channel, whole)
             to_hz = self.rate_hz or file.samplerate
             yield from resampled(source.mono(), file.samplerate, to_hz, self.sound.resampler)
             damage = source.damage()
@@ -215,6 +219,7 @@ class _Source:
     meter: Meter | None
     choice: Choice | None
     channel: int | None
+    whole: npt.NDArray[Any] | None = None  # all of it, if that was read before
     frames_read: int = 0
     _peak: float = 0.0
     _damage: Damage | None = None
@@ -234,18 +239,18 @@ class _Source:
         return damage
 
     def mono(self) -> Iterator[npt.NDArray[np.float32]]:
-        yield from self._mono(self.file)
+        yield from self._mono(self.file, self.whole)
         counted_s = self.file.seconds(self.frames_read)
         if (more := continued(self.path, self.file)) is not None:
             with more:
                 yield from self._mono(more)
                 self._damage = self._damage or damage_behind(self.path, more, counted_s, self.frames_read)
 
-    def _mono(self, file: Opened) -> Iterator[npt.NDArray[np.float32]]:
-        size = max(1, _BLOCK_VALUES // file.channels)
-        while self._damage is None and file.fault is None:  # what is decoded behind a fault has a wrong time
-            block = _read(file, size)
-            if not len(block):
+    def _mono(
+        self, file: Opened, begin: npt.NDArray[Any] | None = None
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        for block in _pieces(file, begin):
+            if self._damage is not None:
                 return
             if self.channel is not None:
                 block = np.ascontiguousarray(block[:, self.channel : self.channel + 1])
@@ -284,6 +289,26 @@ class _Source:
         promised_s = None if self.file.promised is None else self.file.seconds(self.file.promised)
         self._damage = Damage("not-finite", why, promised_s)
         return block[:n_good]
+
+
+def _whole(file: Opened) -> npt.NDArray[Any] | None:
+    """All of a short recording, as to seek in it, too, takes long where it is compressed. [frames, channels]"""
+    if isinstance(file, Decoder) and file.promised is not None and file.promised * file.channels <= _SHORT_VALUES:
+        return _read(file, file.promised)
+    return None
+
+
+def _pieces(file: Opened, begin: npt.NDArray[Any] | None) -> Iterator[npt.NDArray[Any]]:
+    """Blocks of a file, of which the beginning may have been read before. [frames, channels] each"""
+    size = max(1, _BLOCK_VALUES // file.channels)
+    for first in range(0, 0 if begin is None else len(begin), size):
+        assert begin is not None
+        yield begin[first : first + size]
+    while file.fault is None:  # what is decoded behind a fault has a wrong time
+        block = _read(file, size)
+        if not len(block):
+            return
+        yield block
 
 
 def _read(file: Opened, size: int) -> npt.NDArray[Any]:
