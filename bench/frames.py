@@ -141,8 +141,8 @@ def _lines(kind: str, n: int, seconds: dict[str, list[float]], target: float) ->
 def _rest(measures: dict[str, Measure]) -> str:
     """What the others do not do, or not so, with what it takes."""
     return (
-        f"SHA-256 of the file {measures['hash'].median * 1e3:.2f} ms; log-mel with a transform in float64, as float32 "
-        f"errs by 2e-4 in quiet bands, {measures['log-mel'].median * 1e3:.2f} ms; and float16, CRC, writing, "
+        f"SHA-256 of the file {measures['hash'].median * 1e3:.2f} ms; log-mel, in float64 where float32 would err by "
+        f"more than 1e-4, {measures['log-mel'].median * 1e3:.2f} ms; measures of the sound, float16, CRC, writing, "
         "handing over to workers"
     )
 
