@@ -40,7 +40,7 @@ def test_a_tone_above_the_limit_is_removed_and_one_below_is_as_it_was() -> None:
     below = mono(frequency_hz=1000)
     whole, limited = log_mel(below, VGGISH), log_mel(below, LIMITED)
     inside = band_centres_hz(VGGISH) < 3000
-    assert np.array_equal(whole[:, inside], limited[:, inside])
+    assert limited[:, inside] == pytest.approx(whole[:, inside], abs=1e-4)  # which frames are in float64 may differ
     assert np.all(limited[:, band_centres_hz(VGGISH) > 3800] == silent)
 
 
