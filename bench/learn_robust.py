@@ -6,7 +6,7 @@
 Heads begin at random, as for species that BirdNET does not know, and from BirdNET's own classifier.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,15 @@ def measure(settings: Settings) -> Result:
     places = {name: PLACES[name] for name in list(PLACES)[: 2 if settings.quick else None]}
     heard = {name: _embedded(clips, change, settings.folder / f"place-{k}") for k, (name, change) in
              enumerate(places.items())}  # fmt: skip
+    ways = dict(list(WAYS.items())[: 1 if settings.quick else None])
+    plain, *augmented = (_right(flags, heard, settings) for flags in ({}, *ways.values()))
     lines: list[Line] = []
-    for start in STARTS[: 1 if settings.quick else None]:
-        plain = _right({}, start, heard, settings)
-        lines += [_line(f"head from {start}, without augmentation", place, plain[place], None, "") for place in places]
-        for way, flags in list(WAYS.items())[: 1 if settings.quick else None]:
-            found = _right(flags, start, heard, settings)
+    for start in plain:
+        lines += [_line(f"head from {start}, without augmentation", place, plain[start][place], None, "")
+                  for place in places]  # fmt: skip
+        for (way, flags), found in zip(ways.items(), augmented, strict=True):
             lines += [
-                _line(f"head from {start}, {way}", place, found[place], plain[place], learning.told(flags))
+                _line(f"head from {start}, {way}", place, found[start][place], plain[start][place], learning.told(flags))
                 for place in places
             ]
     return Result("learn_robust", lines)
@@ -75,25 +76,37 @@ def _embedded(clips: list[made_sets.Clip], change: Callable[..., Wave], folder: 
     return learning.embed(folder / "data", folder / "out", backbone="birdnet", checkpoint=str(birdnet()))
 
 
-def _right(flags: Mapping[str, Any], start: str, heard: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Whether the best guess of each test recording is right, by the head of its fold. place → ([N], groups)"""
-    found: dict[str, tuple[Any, Any]] = {
-        place: (np.full(len(bench.embedded.names), np.nan), bench.embedded.groups) for place, bench in heard.items()
-    }
+def _right(flags: Mapping[str, Any], heard: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:
+    """Whether the best guess of each test recording is right, by the head of its fold.
+
+    Returns:
+        start → place → ([N], groups)
+    """
+    starts = STARTS[: 1 if settings.quick else None]
+    found: dict[str, dict[str, Any]] = {
+        start: {place: (np.full(len(bench.embedded.names), np.nan), bench.embedded.groups)
+                for place, bench in heard.items()}
+        for start in starts
+    }  # fmt: skip
     for fold in range(1, 2 if settings.quick else learning.FOLDS + 1):
-        output = settings.folder / "out"
-        told = FLAGS | {"model__checkpoint": birdnet(), "model__head_weights": start} | flags
-        judged = learning.job(output, fold, learning.place("warblers"), **told)
-        kernel, bias, classes = _head(output / "model" / "birdtune" / str(judged.record["version"]))
-        for place, bench in heard.items():
-            test = np.flatnonzero(bench.fold == fold)
-            scores = np.exp(bench.embedded.embeddings @ kernel + bias)
-            scores /= scores.sum(axis=1, keepdims=True)
-            recording = bench.embedded.windows.recording
-            for number in test:
-                best = classes[int(scores[recording == number].mean(axis=0).argmax())]
-                found[place][0][number] = best == Path(bench.embedded.names[number]).parent.name
+        for start in starts:  # one after another, as both learn from the same copies, which are embedded once
+            output = settings.folder / "out"
+            told = FLAGS | {"model__checkpoint": birdnet(), "model__head_weights": start} | flags
+            judged = learning.job(output, fold, learning.place("warblers"), **told)
+            head = _head(output / "model" / "birdtune" / str(judged.record["version"]))
+            for place, bench in heard.items():
+                _judge(found[start][place][0], bench, fold, *head)
     return found
+
+
+def _judge(right: Any, bench: Any, fold: int, kernel: Any, bias: Any, classes: Sequence[str]) -> None:
+    """Enter whether a head's best guess is right, of the test recordings of a fold. right: [N]"""
+    scores = np.exp(bench.embedded.embeddings @ kernel + bias)
+    scores /= scores.sum(axis=1, keepdims=True)
+    recording = bench.embedded.windows.recording
+    for number in np.flatnonzero(bench.fold == fold):
+        best = classes[int(scores[recording == number].mean(axis=0).argmax())]
+        right[number] = best == Path(bench.embedded.names[number]).parent.name
 
 
 def _head(folder: Path) -> tuple[Any, Any, list[str]]:
