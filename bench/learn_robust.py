@@ -65,7 +65,8 @@ def measure(settings: Settings) -> Result:
                   for place in places]  # fmt: skip
         for (way, flags), found in zip(ways.items(), augmented, strict=True):
             lines += [
-                _line(f"head from {start}, {way}", place, found[start][place], plain[start][place], learning.told(flags))
+                _line(f"head from {start}, {way}", place, found[start][place], plain[start][place],
+                      learning.told(flags))
                 for place in places
             ]
     return Result("learn_robust", lines)
