@@ -204,6 +204,19 @@ def test_a_model_that_cannot_be_used_ends_the_command_before_recordings_are_read
     assert refusals == [said[-1]] and said[-1].startswith("birdtune: error: ")
 
 
+def test_check_proposes_noise_for_class_folders_on_a_backbone_of_waveforms(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["check", f"--data={data}", f"--output={tmp_path / 'output'}"]
+    on_sound = [f"--model.checkpoint={model}", f"--model.sample-rate-hz={RATE_HZ}"]
+    proposal = "proposal: if what is to be recognised will be noisier"
+    for flags, is_proposed in (
+        (on_sound, True), ([*on_sound, "--augment.gain-db=3"], False), (["--model.checkpoint=none"], False)
+    ):  # fmt: skip
+        assert cli.main([*given, *flags]) == 0
+        assert (proposal in capsys.readouterr().out) == is_proposed
+
+
 def test_a_window_of_any_length_wants_a_setting_and_a_damaged_graph_is_told(model: Path, tmp_path: Path) -> None:
     of_any = saved(tmp_path / "any", n_samples=None)
     with pytest.raises(BirdtuneError, match=r"any length\. .* --model\.window-s 3"):

@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from birdtune.audio.logmel import LogMel
 from birdtune.config import Config
 from birdtune.data import annotated, quality
 from birdtune.data import dataset as gather
-from birdtune.data.augment import require_background
+from birdtune.data.augment import active, require_background
 from birdtune.data.dataset import Dataset
 from birdtune.data.properties import recorder_notices
 from birdtune.data.scan import NO_FILE, PROBLEMS, Problem
@@ -32,6 +33,7 @@ from birdtune.errors import (
 from birdtune.models import ensemble, files, head_start, published, registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.file_backbone import FileBackbone
+from birdtune.models.head_start import HeadStart
 from birdtune.models.known import Origin
 from birdtune.models.onnx_backbone import OnnxBackbone
 from birdtune.models.weights import verify_checkpoint
@@ -122,8 +124,9 @@ def _check(
         ensemble.require(config)
     with _noted(faults):
         head_start.require(config)
-        if dataset is not None and (start := base_model.find_head_start(config, dataset.classes, base)):
-            for line in start.lines():
+        if dataset is not None:
+            start = base_model.find_head_start(config, dataset.classes, base)
+            for line in itertools.chain(start.lines() if start else (), _proposal(config, dataset, start)):
                 journal.say(line)
     with _noted(faults):
         if kept := published.keep(config, dataset.classes if dataset is not None else ()):
@@ -208,6 +211,19 @@ def _notices(dataset: Dataset) -> Iterator[str]:
         yield f"note: {notice}"
     shares = quality.class_shares(dataset.recordings, dataset.spec, dataset.background)
     yield from quality.band_lines(shares, dataset.spec)
+
+
+def _proposal(config: Config, dataset: Dataset, start: HeadStart | None) -> Iterator[str]:
+    """What helped where test sounds were noisier than those to train on: on waveforms, and heads that begin at random
+    (docs/tuning.md has the figures)."""
+    is_waveform = dataset.spec.has_sound and not isinstance(dataset.spec, LogMel)
+    have_times = any(label.has_times for one in dataset.recordings for label in one.labels)
+    if not is_waveform or have_times or active(config.augment) or (start is not None and start.columns):
+        return
+    yield (
+        "proposal: if what is to be recognised will be noisier than these recordings, train with --augment.white-noise "
+        "0.5 --augment.pink-noise 0.5 --augment.snr-db -5 (docs/tuning.md); embedding then takes five times as long"
+    )
 
 
 # ---- the backbone -------------------------------------------------------------------------------
