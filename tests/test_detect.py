@@ -114,7 +114,7 @@ def test_a_recording_that_was_scored_in_part_goes_on_as_if_it_had_not_been_stopp
     states: list[dict[str, Any]] = []
     how: dict[str, Any] = {"ood_score": lambda pooled: pooled[:, 0], "smooth_windows": 3}
     (whole,) = detected([path], keep=lambda given, state: states.append(json.loads(json.dumps(state()))), **how)
-    assert len(whole.calls) == 2 and len(states) >= 4
+    assert len(whole.calls) == 3 and len(states) >= 4
     for state in states:
         again: list[int] = []
         more = {"unfinished": {path: state}, "keep": lambda given, later, to=again: to.append(later()["windows"])}

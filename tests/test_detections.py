@@ -76,16 +76,16 @@ def test_short_detections_are_left_out_after_merging() -> None:
 
 def test_smoothing_takes_the_mean_of_log_odds_so_that_single_peaks_go_and_single_gaps_are_filled() -> None:
     scores = [0.01, 0.9, 0.01, 0.01, 0.95, 0.95, 0.4, 0.95, 0.9, 0.01, 0.01]
-    log_odds = [logit(0.95), logit(0.95), logit(0.4)]
-    wanted = (4, 9, pytest.approx(expit(sum(log_odds) / 3)))
+    wanted = (4, 9, pytest.approx(expit((3 * logit(0.95) + logit(0.4)) / 4)))  # the window itself counts twice
     assert found(scores, rule(smooth_windows=3, off=0.5)) == [wanted]
     # Beyond the ends, the outermost window stands again.
     ends = smoothed(np.array([[0.9], [0.5], [0.1]]), 3)[:, 0]
-    assert ends == pytest.approx([expit(2 * logit(0.9) / 3), 0.5, expit(2 * logit(0.1) / 3)])
+    assert ends == pytest.approx([expit(3 * logit(0.9) / 4), 0.5, expit(3 * logit(0.1) / 4)])
 
 
 def test_a_score_of_zero_outweighs_certain_neighbours_only_so_far() -> None:
-    assert smoothed(np.array([[1.0], [0.0], [1.0]]), 3)[1, 0] == pytest.approx(expit(logit(1 - 1e-6) / 3))
+    scores = np.array([[1.0], [1.0], [0.0], [1.0], [1.0]])  # of weights 1, 2, 3, 2, 1
+    assert smoothed(scores, 5)[2, 0] == pytest.approx(expit(logit(1 - 1e-6) / 3))
 
 
 def test_classes_are_detected_side_by_side_each_by_its_own_thresholds() -> None:
@@ -138,7 +138,7 @@ def test_detections_are_given_out_as_soon_as_nothing_can_be_merged_with_them() -
 def test_the_rule_of_a_model_takes_its_thresholds_or_the_scores_that_are_asked_for() -> None:
     model = Thresholds((0.6, 0.9, np.inf), ("class", "all classes", "background"), "", "")
     assert Rule.of(model).on.tolist() == [0.6, 0.9, np.inf]
-    assert Rule.of(model).off.tolist() == [0.3, 0.45, np.inf]
+    assert Rule.of(model).off.tolist() == pytest.approx([0.45, 0.675, np.inf])
     asked = Rule.of(model, 0.5, 0.7, min_s=1.0)
     assert (asked.on.tolist(), asked.off.tolist(), asked.min_s) == ([0.5, 0.5, np.inf], [0.5, 0.5, np.inf], 1.0)
     only = asked.only([1])

@@ -435,14 +435,14 @@ class DetectSettings(Section):
         unset="half a window; birdnet 0.5, perch 0.83", gt=0, le=60,
     )
     smooth_windows: int | None = setting(
-        None, "each window's log odds are the mean over this many around it; odd, 1: its own", unit="windows",
+        None, "each window's log odds are a weighted mean over this many around it; odd, 1: its own", unit="windows",
         unset="those within a third of a window", ge=1, le=999,
     )
     on: float | None = setting(
         None, "score that a detection must reach", unset="each class's threshold", gt=0, le=1
     )
     off: float | None = setting(
-        None, "score below which it begins and ends", unset="half of the score that it must reach", ge=0, le=1
+        None, "score below which it begins and ends", unset="three quarters of the score that it must reach", ge=0, le=1
     )
     min_s: float = setting(0.0, "shorter detections are left out", unit="s", ge=0, le=3600)
     merge_gap_s: float = setting(

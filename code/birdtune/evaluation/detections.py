@@ -2,7 +2,8 @@
 
     window scores [n, C], part by part ─▶ Detector ─▶ Detection(column, start_s, end_s, score, peak_s)
 
-A window's score is first smoothed: the mean of its log odds and its neighbours', which hold part of the same sound.
+A window's score is first smoothed: the mean of its log odds and its neighbours', which hold part of the same sound; the
+farther away, the less they weigh.
 Each window speaks for the time around its centre, half-way to its neighbours' centres; the first and the last also for
 what is before and behind. So a call that several overlapping windows hold gets about its own length, and not that of
 all of them together.
@@ -26,7 +27,7 @@ from birdtune.evaluation.bootstrap import Floats
 from birdtune.evaluation.decision import Thresholds
 
 # Where a detection ends, as a share of the score that it takes to be one, unless another is asked for.
-OFF_SHARE = 0.5
+OFF_SHARE = 0.75
 # A score nearer to 0 or 1 weighs no more in a mean of log odds.
 _SURE = 1e-6
 # Sums of times in seconds may be off by this much.
@@ -40,7 +41,7 @@ class Rule:
     Attributes:
         on: [C] score that a detection must reach; infinite for a class that is never one.
         off: [C] score from which on a window is part of one.
-        smooth_windows: the log odds of a window are the mean over this many around it; odd, 1: its own.
+        smooth_windows: the log odds of a window are a weighted mean over this many around it; odd, 1: its own.
         merge_gap_s: detections of a class with at most so much between them are one.
         min_s: shorter ones are left out.
 
@@ -266,16 +267,18 @@ class Detector:
 
 
 def smoothed(scores: npt.NDArray[Any], windows: int) -> npt.NDArray[Any]:
-    """Scores by the mean of log odds over so many windows around each. [n, C]
+    """Scores by the mean of log odds over so many windows around each, with weights that fall linearly. [n, C]
 
-    Beyond the ends, the first and the last window stand again.
+    Beyond the ends, the first and the last window stand again. With equal weights more calls of a class that follow one
+    another become one.
     """
     if windows == 1:
         return scores
     log_odds = scipy.special.logit(np.clip(scores, _SURE, 1 - _SURE))
     own, half = np.arange(len(scores)), windows // 2
-    each = (log_odds[np.clip(own + step, 0, len(scores) - 1)] for step in range(-half, half + 1))
-    return np.asarray(scipy.special.expit(sum(each) / windows))
+    weights = {step: half + 1 - abs(step) for step in range(-half, half + 1)}
+    each = (weight * log_odds[np.clip(own + step, 0, len(scores) - 1)] for step, weight in weights.items())
+    return np.asarray(scipy.special.expit(sum(each) / (half + 1) ** 2))
 
 
 def detect(
