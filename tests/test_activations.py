@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from makers import StopAt, make_store, quiet
 
-from birdtune.data import shards
+from birdtune.data import shard_writer
 from birdtune.data.batches import Windows
 from birdtune.data.embedding_cache import ActivationStore, KeptWindows, fill
 from birdtune.errors import Interrupted
@@ -138,7 +138,7 @@ def test_bfloat16_is_kept_as_it_is(tmp_path: Path, windows: Windows) -> None:
 def test_a_full_shard_is_followed_by_another(
     tmp_path: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_SHARD_BYTES", 40)
+    monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 40)
     store = kept(tmp_path)
     run(store, windows, Layers())
     assert len(list(store.folder.glob("shard-*"))) > 2

@@ -146,7 +146,9 @@ def weights_of(loop: Loop) -> dict[str, npt.NDArray[np.float32]]:
 def test_training_on_what_is_kept_is_training_on_the_sound(
     tmp_path: Path, windows: Windows, point: str, head: str
 ) -> None:
-    settings = TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, jit=head == "attention")
+    # Four layers of recurrences at a high rate make much of what processors round differently.
+    rate = 1e-3 if head == "gru" else 1e-2
+    settings = TrainSettings(epochs=3, batch_size=4, learning_rate=rate, jit=head == "attention")
     # Without dropout, whose masks XLA draws otherwise.
     how: dict[str, Any] = {"dropout": 0.0, "head": head, "settings": settings}
     plain = loop_of(tmp_path / "plain", windows, point, kept=False, **how)

@@ -163,7 +163,7 @@ def is_there(pid: int) -> bool:
 def test_processes_that_are_stopped_or_killed_on_a_cluster_come_to_the_weights_of_one(
     cluster: Cluster, data: Path, tmp_path: Path
 ) -> None:
-    line = ("train", "--data", data, *FLAGS, "--model.dropout", "0", "--train.epochs", "20", "--train.batch-size", "16")
+    line = ("train", "--data", data, *FLAGS, "--model.dropout", "0", "--train.epochs", "40", "--train.batch-size", "16")
     one, two = tmp_path / "one", tmp_path / "two"
 
     def newest() -> str:
