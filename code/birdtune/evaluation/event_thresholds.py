@@ -20,8 +20,11 @@ from birdtune.evaluation.decision import OWN, SHARED, Thresholds
 from birdtune.evaluation.event_metrics import by_overlap, event_counts
 from birdtune.evaluation.recording_events import Compared
 
-# A class with fewer events there follows all classes together (docs/detections.md has why).
-FEWEST_EVENTS = 30
+# A class with fewer events there follows all classes together: what is chosen on fewer is chance more than the class.
+FEWEST_EVENTS = 100
+# F1 of some hundred events is known no better than this. Thresholds whose F1 is so near to the highest are as good, and
+# the one in the middle of them is farthest from where F1 falls.
+_AS_GOOD = 0.03
 # Those that are tried, rising, evenly spread in log odds: 0.018 to 0.999.
 TRIED: tuple[float, ...] = tuple(np.round(scipy.special.expit(np.arange(-4.0, 7.01, 0.5)), 6).tolist())
 
@@ -92,12 +95,12 @@ def _best(counts: Ints, allowed: float | None) -> float | None:
 
     Args:
         allowed: the lowest from which on one false event more than was counted is still allowed, or None if there is
-            none; else that with the highest F1, and of equals the one in the middle.
+            none; else the one in the middle of those with the highest F1, or nearly.
     """
     right, false, missed = counts
     if allowed is None:
         f1 = divide(2 * right, 2 * right + false + missed)
-        best = np.flatnonzero(f1 >= f1.max() - 1e-9)
+        best = np.flatnonzero(f1 >= f1.max() - _AS_GOOD)
         return TRIED[int(best[len(best) // 2])]
     too_many = np.flatnonzero(false + 1 > allowed)
     first = int(too_many[-1]) + 1 if too_many.size else 0
