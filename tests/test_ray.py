@@ -159,6 +159,7 @@ def is_there(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.long  # beside other tests, training has ended before Ray has passed on that it is cancelled
 @pytest.mark.filterwarnings("ignore")
 def test_processes_that_are_stopped_or_killed_on_a_cluster_come_to_the_weights_of_one(
     cluster: Cluster, data: Path, tmp_path: Path
