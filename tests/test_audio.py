@@ -363,3 +363,7 @@ def test_a_file_that_vanishes_while_it_is_read_has_vanished(tmp_path: Path) -> N
 def test_a_sound_error_crosses_between_processes_whole() -> None:
     copy = pickle.loads(pickle.dumps(SoundError("silent", "nothing")))
     assert (copy.problem, str(copy)) == ("silent", "nothing")
+
+
+def test_workers_decode_as_the_settings_say_where_they_say_nothing() -> None:
+    assert decode.PlainDecoding.of(AudioSettings()) == decode.DEFAULT

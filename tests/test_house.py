@@ -131,7 +131,9 @@ def test_the_network_is_written_with_keras_alone() -> None:
         assert not names & {"tensorflow", "tf_slim"}, name
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["--version"], ["nonsense"], ["check"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["check", "--help"], ["--version"], ["nonsense"], ["check"], ["predict", "."]]
+)
 def test_what_answers_at_once_does_not_load_tensorflow(tmp_path: Path, arguments: list[str]) -> None:
     script = (
         "import sys; from birdtune.cli import main; main(sys.argv[1:])\n"

@@ -214,15 +214,17 @@ def _notices(dataset: Dataset) -> Iterator[str]:
 
 
 def _proposal(config: Config, dataset: Dataset, start: HeadStart | None) -> Iterator[str]:
-    """What helped where test sounds were noisier than those to train on: on waveforms, and heads that begin at random
-    (docs/tuning.md has the figures)."""
+    """What helped where test sounds were noisier than those to train on: for heads that begin at random on a frozen
+    backbone that takes waveforms (docs/tuning.md has the figures)."""
+    is_frozen = registry.backbone_of(config).freezes_all(config.model.freeze_point)
     is_waveform = dataset.spec.has_sound and not isinstance(dataset.spec, LogMel)
     have_times = any(label.has_times for one in dataset.recordings for label in one.labels)
-    if not is_waveform or have_times or active(config.augment) or (start is not None and start.columns):
+    begins_published = start is not None and bool(start.columns)
+    if not (is_frozen and is_waveform) or have_times or begins_published or active(config.augment):
         return
     yield (
         "proposal: if what is to be recognised will be noisier than these recordings, train with --augment.white-noise "
-        "0.5 --augment.pink-noise 0.5 --augment.snr-db -5 (docs/tuning.md); embedding then takes five times as long"
+        "0.5 --augment.pink-noise 0.5 --augment.snr-db -5 (docs/tuning.md); each copy of a window is embedded, too"
     )
 
 

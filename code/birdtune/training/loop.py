@@ -86,7 +86,7 @@ class Loop:
         validate: called after each epoch; returns val_loss, val_accuracy, val_macro_ap (None: no
             validation recordings).
         tensorboard: folder of its event files.
-        after_epoch: called with the state once an epoch is told; its checkpoint may still be being written.
+        after_epoch: called with the state once an epoch is logged; its checkpoint may still be being written.
         keep_last: end after the last epoch, and keep its weights, whatever the losses; else the best one's.
         title: of these epochs in the log, where a run has several trainings.
         untrained: what the weights are before the first update, if that may be the best epoch: epoch 0. "": it may not.
