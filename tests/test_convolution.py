@@ -11,6 +11,7 @@ from birdtune.data.batches import Batch
 from birdtune.models import classifier as classifiers
 from birdtune.models.network import Convolution
 from birdtune.models.registry import BACKBONES
+from birdtune.runtime import bfloat16
 from birdtune.settings import TrainSettings
 from birdtune.training import convolution, devices
 from birdtune.training import inputs as feeds
@@ -70,7 +71,7 @@ def test_the_step_computes_the_same_gradients_either_way(
 
 def test_only_bfloat16_on_a_cpu_that_has_it_in_avx512_is_computed_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(flags: str, precision: str = "mixed_bfloat16") -> bool:
-        monkeypatch.setattr(devices, "_cpuinfo", lambda key: flags)
+        monkeypatch.setattr(bfloat16, "cpuinfo", lambda key: flags)
         return devices.multiplies_better_than_it_convolves(precision)
 
     assert chosen("avx2 avx512f avx512_bf16")

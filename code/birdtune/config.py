@@ -25,6 +25,7 @@ from birdtune.settings import (
     LabelSettings,
     ModelSettings,
     OodSettings,
+    PredictSettings,
     PrepareSettings,
     SplitSettings,
     TrainSettings,
@@ -67,6 +68,7 @@ class Config(Section):
     prepare: PrepareSettings = PrepareSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     ood: OodSettings = OodSettings()
+    predict: PredictSettings = PredictSettings()
     detect: DetectSettings = DetectSettings()
     export: ExportSettings = ExportSettings()
     gate: GateSettings = GateSettings()

@@ -427,6 +427,14 @@ class OodSettings(Section):
     )
 
 
+class PredictSettings(Section):
+    """Prediction."""
+
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32", "arithmetic of predict; bfloat16: where this CPU has it, and scores agree by what export measured"
+    )
+
+
 class DetectSettings(Section):
     """Detections, by predict --format."""
 

@@ -25,6 +25,7 @@ from birdtune.evaluation.label_issues import MOST_WINDOWS
 from birdtune.models import registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.file_backbone import FileBackbone
+from birdtune.runtime import bfloat16
 from birdtune.runtime.log import duration
 from birdtune.runtime.storage import free_bytes, size_text
 from birdtune.runtime.tensorflow_import import load_tensorflow
@@ -202,11 +203,7 @@ def has_gpu() -> bool:
 def _computes_bfloat16(config: Config, backbone: Backbone) -> bool:
     precision = config.train.precision
     wanted = precision == "mixed_bfloat16" or (precision == "auto" and backbone.bfloat16_gain > 1)
-    try:
-        flags = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        flags = ""
-    return wanted and ("avx512_bf16" in flags or "amx_bf16" in flags)
+    return wanted and bfloat16.instructions() is not None
 
 
 def matmul_flops() -> float:

@@ -21,7 +21,7 @@ from birdtune.evaluation.decision import BACKGROUND, LEAST, NOMINAL, Thresholds
 from birdtune.evaluation.detections import Rule
 from birdtune.pipeline.shards import Shard
 from birdtune.pipeline.species_list import classes_on
-from birdtune.runtime import fingerprints
+from birdtune.runtime import bfloat16, fingerprints
 from birdtune.runtime.files import file_sha256, value_sha256
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_exported
@@ -55,6 +55,7 @@ class Used(NamedTuple):
     exported: ExportedModel | None  # None: published weights with a classifier of their own
     thresholds: Thresholds
     n_own: int  # classes of the data; those behind them are published ones
+    in_bfloat16: bool = False
 
     @classmethod
     def of(cls, model: Scorer, published: PublishedChoice | None) -> "Used":
@@ -107,6 +108,7 @@ class Model:
     def used(self) -> Used:
         """The model itself. Raises CheckpointError or InputError."""
         load_tensorflow()
+        from birdtune.pipeline import precision
         from birdtune.pipeline.predict import published_choice, scorer_in
         from birdtune.training import devices
 
@@ -115,7 +117,8 @@ class Model:
         with naming("--model" if asked.model is not None else None):
             model = scorer_in(self.place)
         published = published_choice(model, self.place, asked.classes, asked.published_threshold, of_windows=True)
-        return Used.of(model, published)
+        in_bfloat16 = precision.settle(self.config, model, self.journal)
+        return Used.of(model, published)._replace(in_bfloat16=in_bfloat16)
 
     @cached_property
     def rule(self) -> Rule:
@@ -139,6 +142,8 @@ def _key(config: Config, asked: Asked, place: Path) -> str:
     """Digest of all that decides what is detected, as far as it is known before the model is opened; "": it is not."""
     how = config.detect
     settings = [how.hop_s, how.smooth_windows, how.on, how.off, how.min_s, how.merge_gap_s, config.audio.cache_key]
+    if config.predict.precision == "bfloat16":
+        settings.append(f"bfloat16 by {bfloat16.instructions()}")
     beside = list[Any]()
     with contextlib.suppress(OSError):
         if (place / "model.json").is_file():
@@ -186,7 +191,7 @@ def _made_by(config: Config, used: Used, place: Path, rule: Rule) -> str:
     facts: Any = fingerprints.checkpoint_digest(place) if used.exported is None else used.exported.facts
     thresholds = [[None if np.isinf(value) else value for value in each.tolist()] for each in (rule.on, rule.off)]
     hop = _hop_rows(config, used.scorer)
-    rest = [rule.smooth_windows, rule.merge_gap_s, rule.min_s, hop, config.audio.cache_key]
+    rest = [rule.smooth_windows, rule.merge_gap_s, rule.min_s, hop, config.audio.cache_key, used.in_bfloat16]
     return value_sha256([facts, list(used.scorer.classes), thresholds, rest])
 
 

@@ -28,7 +28,7 @@ from birdtune.models import embedded, postprocess, registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.labels_file import are_named, how_to_name
 from birdtune.models.layer_backbone import LayerBackbone
-from birdtune.pipeline import messages
+from birdtune.pipeline import messages, precision
 from birdtune.runtime.files import try_to_write, value_sha256
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_exported, newest_trained
@@ -102,6 +102,7 @@ def predict(
     with naming("--model" if source is not None else None):
         model = scorer_in(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
+    precision.settle(config, model, journal)
     exported = model if isinstance(model, ExportedModel) else None
     if exported is None and not are_named(model.classes):
         journal.warn(how_to_name(place, len(model.classes)))

@@ -35,6 +35,7 @@ from birdtune.pipeline.release import remove_model
 from birdtune.reporting import attribution, augmentation_sheet, croissant, history, model_card, tables
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
+from birdtune.runtime import bfloat16
 from birdtune.runtime.files import make_folder, read_json, write_bytes, write_text
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.serving.export import export_model, training_side
@@ -47,6 +48,8 @@ from birdtune.training.trained import best_classifier
 # The recording that an export is verified with: long enough for several windows, short enough to be quick.
 _EXAMPLE_S = 10.0
 _EXAMPLE_WINDOWS, _EXAMPLE_RECORDINGS = 16, 8
+# Of validation, to be scored in bfloat16 as well; VGGish takes some seconds for them.
+_COMPARED_WINDOWS = 500
 
 
 def train(job: Job) -> list[Path]:
@@ -134,6 +137,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         ood=read_ood(job.run.reports),
         published=None if published is None else published[0],
         class_ids=job.dataset.class_ids,
+        validation=_to_compare(job, classifier),
         describe=lambda building, facts: _describe(job, building, facts, before_refit),
         check=job.interrupts.check,
     )
@@ -191,6 +195,17 @@ def _examples(
     windows = job.windows(part[:_EXAMPLE_RECORDINGS])
     examples = as_float(windows.features(np.arange(min(_EXAMPLE_WINDOWS, len(windows)))))
     return _example(job, part) if spec.has_sound else None, examples
+
+
+def _to_compare(job: Job, classifier: Classifier) -> npt.NDArray[np.float32] | None:
+    """Windows of validation to compare bfloat16 with float32 on [v, ...]; None: it would be no gain."""
+    part = job.dataset.part("val")
+    gains = classifier.backbone.bfloat16_gain > 1 and job.store.spec.has_sound and bfloat16.instructions() is not None
+    if not gains or not part:
+        return None
+    windows = job.windows(part)
+    n = min(_COMPARED_WINDOWS, len(windows))
+    return as_float(windows.features(np.linspace(0, len(windows) - 1, n).astype(np.int64)))
 
 
 def _noise(rate_hz: int) -> npt.NDArray[np.float32]:

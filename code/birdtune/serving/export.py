@@ -16,7 +16,7 @@ which then takes embeddings; in that process ONNX Runtime makes them.
 import contextlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ from birdtune.models.published import Served
 from birdtune.runtime.files import make_folder, new_folder, write_bytes, write_csv, write_json
 from birdtune.serving import backbone_file
 from birdtune.serving.graph import NO_OOD_SCORE, PIECE, Ood, OodGraph, PublishedGraph, ServedGraph
-from birdtune.serving.verify import FORMAT, PUBLISHED_LABELS, fresh_answers
+from birdtune.serving.verify import FORMAT, PUBLISHED_LABELS, InBfloat16, fresh_answers
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -104,6 +104,7 @@ def export_model(
     ood: Ood | None = None,
     published: Served | None = None,
     tolerance: float = 1e-4,
+    validation: Floats | None = None,
     describe: Callable[[Path, Mapping[str, Any]], None] = lambda building, facts: None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -125,6 +126,8 @@ def export_model(
         published: published classes that `sound` scores as well; `published` of `facts` says more of them.
         tolerance: largest difference allowed for scores, which lie in 0…1; for embeddings and OOD scores it counts
             relative to the largest of them, if that is above 1.
+        validation: windows [v, window_rows, ...] to compare scores in float32 and in bfloat16 on, for `predict`; None:
+            bfloat16 is no gain.
         describe: writes what is to lie beside the model, given its folder and what stands in model.json.
         check: called several times a second while waiting; it may raise to stop, and then nothing is left.
 
@@ -154,10 +157,14 @@ def export_model(
         if model.onnx is not None:
             described["backbone_file"] = backbone_file.put(model.onnx, building)
         check()
-        answers = fresh_answers(building, {"windows": expected.windows, **batch}, described)
+        compared = {} if validation is None or thresholds is None else {"validation": validation}
+        answers = fresh_answers(building, {"windows": expected.windows, **batch, **compared}, described)
         differences = _differences(wanted, answers)
         _refuse(differences, tolerance, folder)
-        found = {**described, "verification": {"tolerance": tolerance, "differences": differences}}
+        found = {
+            **described, "bfloat16": _in_bfloat16(answers, thresholds),
+            "verification": {"tolerance": tolerance, "differences": differences},
+        }  # fmt: skip
         write_json(building / "model.json", found)
         describe(building, found)
         check()
@@ -387,6 +394,13 @@ def _differences(wanted: Mapping[str, npt.NDArray[Any]], answers: Mapping[str, n
         largest = float(np.abs(answer.astype(np.float64) - expected).max()) / scale
         found[name] = largest if np.isfinite(largest) else np.inf
     return found
+
+
+def _in_bfloat16(answers: Arrays, thresholds: Thresholds | None) -> dict[str, Any] | None:
+    """How scores in bfloat16 differ, as it stands in model.json."""
+    if "bfloat16" not in answers or thresholds is None:
+        return None
+    return asdict(InBfloat16.between(answers["float32"], answers["bfloat16"], thresholds))
 
 
 def _refuse(differences: Mapping[str, float], tolerance: float, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
     folder ─▶ open_model ─▶ ExportedModel, a classifier without Keras and without a checkpoint
     folder, inputs ─▶ fresh_answers (in a process of its own) ─▶ what its signatures put out
+    its scores in float32 and in bfloat16 ─▶ InBfloat16: whether `predict` may compute in bfloat16
 
 In that process no Keras, no variable and no graph of the training side is there, so that it computes what a server will
 compute. Nothing here imports training code, nor TensorFlow before a model is loaded.
@@ -25,6 +26,7 @@ from birdtune.evaluation.genera import Genera
 from birdtune.models import registry
 from birdtune.models.graph_safety import require_numbers_only
 from birdtune.models.head_kinds import Pooling
+from birdtune.runtime import bfloat16
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.parsing import finite
 from birdtune.runtime.tensorflow_import import load_tensorflow
@@ -37,6 +39,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 FORMAT = 4
 # Beside labels.csv: the published classes that the model serves as well.
 PUBLISHED_LABELS = "published_labels.csv"
+
+# Scores in bfloat16 that differ by no more are used.
+ALIKE = 0.01
 
 # A few hundred megabytes of activations at VGGish's full size, however many windows there are.
 _BATCH = 64
@@ -52,6 +57,26 @@ class PublishedClasses:
     # From which score on one of them is decided for, of a recording and of a part of it as short as a window.
     threshold: float = LEAST
     window_threshold: float = LEAST
+
+
+@dataclass(frozen=True)
+class InBfloat16:
+    """How a model's scores of validation windows change where products are of bfloat16; in model.json."""
+
+    windows: int
+    largest_difference: float  # of a score, which lies in 0…1
+    other_decisions: int  # windows for which another class is decided
+
+    @classmethod
+    def between(cls, exact: Any, narrow: Any, thresholds: Thresholds) -> "InBfloat16":
+        """Scores [N, C] in float32 and bfloat16."""
+        others = thresholds.decide(exact) != thresholds.decide(narrow)
+        return cls(len(exact), float(np.abs(narrow - exact).max(initial=0.0)), int(others.sum()))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether scores in bfloat16 will do: alike to a hundredth (not NaN), with the same decisions."""
+        return self.largest_difference <= ALIKE and not self.other_decisions
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,11 @@ class ExportedModel:
         """Median seconds of the recordings that calibration, thresholds and OOD limit rest on; None: not known."""
         seconds = self.facts.get("calibration_clip_s")
         return float(seconds) if isinstance(seconds, int | float) and 0 < seconds < math.inf else None
+
+    @property
+    def in_bfloat16(self) -> InBfloat16 | None:
+        """How that was when it was exported; None: it was not measured."""
+        return None if (row := self.facts.get("bfloat16")) is None else InBfloat16(**row)
 
     def scores(self, windows: Any) -> tuple[Any, Any]:
         """Windows [N, window_rows, ...] → scores [N, C] and embeddings [N, K], both float32."""
@@ -171,7 +201,8 @@ def fresh_answers(
     """Have a fresh process load the model in `folder` and run its signatures.
 
     Args:
-        inputs: `windows` [n, window_rows, ...], and for `sound` and `embed` `waveforms` [m, samples] and `lengths` [m].
+        inputs: `windows` [n, window_rows, ...], and for `sound` and `embed` `waveforms` [m, samples] and `lengths` [m];
+            `validation` [v, window_rows, ...], to be scored in float32 and in bfloat16.
         facts: what model.json will say.
 
     Returns:
@@ -209,7 +240,7 @@ def _apart(task: tuple[Path, Arrays, dict[str, Any]]) -> Iterator[tuple[str, npt
 def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> Arrays:
     """What the model in `folder` puts out: `outputs` [n, C] and `embeddings` [n, K] of windows, and of waveforms the
     outputs of `sound` and `embed` under names like `sound.scores`; or of the embeddings those of `embeddings`, where it
-    takes no sound. Arguments as `fresh_answers`."""
+    takes no sound. `float32` and `bfloat16` [v, C] of `validation`. Arguments as `fresh_answers`."""
     load_tensorflow()
     import tensorflow as tf
 
@@ -217,11 +248,19 @@ def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping
     model: Any = tf.saved_model.load(str(folder))
     embed, windows = backbone_file.opened(folder, facts), inputs["windows"]
     windows = windows if embed is None else embed(windows)[:, None]
-    parts = [tf.constant(windows[start : start + _BATCH]) for start in range(0, len(windows), _BATCH)]
+
+    def of_parts(compute: Callable[[Any], Any], windows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        starts = range(0, len(windows), _BATCH)
+        return np.concatenate([compute(tf.constant(windows[start : start + _BATCH])) for start in starts])
+
     found = {
-        "outputs": np.concatenate([model.signatures["serving_default"](inputs=part)["outputs"] for part in parts]),
-        "embeddings": np.concatenate([model.windows(part)["embeddings"] for part in parts]),
+        "outputs": of_parts(lambda part: model.signatures["serving_default"](inputs=part)["outputs"], windows),
+        "embeddings": of_parts(lambda part: model.windows(part)["embeddings"], windows),
     }
+    if (validation := inputs.get("validation")) is not None:
+        found["float32"] = of_parts(lambda part: model.windows(part)["scores"], validation)
+        with bfloat16.used():
+            found["bfloat16"] = of_parts(lambda part: model.windows(part)["scores"], validation)
     if "sequence" in model.signatures:
         of_one = tf.zeros(len(found["embeddings"]), tf.int32)
         scores = model.signatures["sequence"](embeddings=tf.constant(found["embeddings"]), recording=of_one)["scores"]

@@ -10,7 +10,6 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ from tensorflow.python.client import device_lib
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import InputError
+from birdtune.runtime import bfloat16
 
 # The wheel of TensorFlow 2.21 has kernels and PTX up to compute capability 9.0; on 10 and above
 # (Blackwell) it fails in the middle of training.
 _FIRST_UNSUPPORTED_CAPABILITY = (10, 0)
-_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 # On a CPU a model is given at most so many bytes of windows at a time: 8 windows of BirdNET, 200 of YAMNet. With 64 of
 # BirdNET what its layers make fills gigabytes, which the system must clear anew for each batch.
 _CPU_BATCH_BYTES = 5_000_000
@@ -43,14 +42,6 @@ class Hardware:
     def rows(self) -> dict[str, str]:
         """As text, for the report."""
         return {name: str(value) for name, value in asdict(self).items()}
-
-
-def _cpuinfo(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
 def _gpus() -> list[tuple[str, tuple[int, int]]]:
@@ -102,7 +93,7 @@ def describe() -> Hardware:
     """The machine this runs on."""
     gpus = _gpus()
     return Hardware(
-        cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
+        cpu=bfloat16.cpuinfo("model name") or platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         gpu=", ".join(f"{name} (compute capability {major}.{minor})" for name, (major, minor) in gpus)
@@ -144,8 +135,7 @@ def multiplies_better_than_it_convolves(precision: str) -> bool:
 
     So it was measured on a processor with bfloat16 in AVX-512. With AMX oneDNN has other kernels for both.
     """
-    flags = _cpuinfo("flags").split()
-    return precision == "mixed_bfloat16" and "avx512_bf16" in flags and "amx_bf16" not in flags and not has_gpu()
+    return precision == "mixed_bfloat16" and bfloat16.instructions() == "avx512_bf16" and not has_gpu()
 
 
 def choose_precision(setting: str, *, gains_on_cpu: bool) -> tuple[str, str]:
@@ -174,13 +164,12 @@ def choose_precision(setting: str, *, gains_on_cpu: bool) -> tuple[str, str]:
         if lowest >= (7, 0):
             return "mixed_float16", "the GPU multiplies float16 in its tensor cores, but not bfloat16"
         return "float32", "the GPU has no tensor cores"
-    flags = _cpuinfo("flags").split()
-    for flag in _BFLOAT16_FLAGS:
-        if flag in flags and not gains_on_cpu:
-            return "float32", f"this CPU multiplies bfloat16 ({flag}), but this network is no faster with it"
-        if flag in flags:
-            return "mixed_bfloat16", f"this CPU multiplies bfloat16 ({flag}), about twice as fast as float32"
-    return "float32", "this CPU has no bfloat16 instructions, without which bfloat16 would be slower"
+    flag = bfloat16.instructions()
+    if flag is None:
+        return "float32", "this CPU has no bfloat16 instructions, without which bfloat16 would be slower"
+    if not gains_on_cpu:
+        return "float32", f"this CPU multiplies bfloat16 ({flag}), but this network is no faster with it"
+    return "mixed_bfloat16", f"this CPU multiplies bfloat16 ({flag}), about twice as fast as float32"
 
 
 @contextlib.contextmanager
