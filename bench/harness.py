@@ -30,7 +30,7 @@ ORDER = (
     "learn_backbones", "learn_blocks", "learn_heads", "learn_sequences", "learn_ensemble", "learn_jobs",
     "learn_unknown", "learn_elsewhere", "learn_unseen", "learn_unbalanced", "learn_smote", "learn_weak",
     "learn_soundscapes", "learn_soundscapes_few", "learn_review", "learn_noisy", "learn_finetuned", "learn_augmented",
-    "learn_robust", "learn_short", "sources",
+    "learn_robust", "learn_robust_trained", "learn_short", "sources",
 )  # fmt: skip
 PARTS = tuple(part for part in ORDER if (ROOT / "bench" / f"{part}.py").exists())
 # These take real sound and weights, which a clone does not have: measured by `python bench/learning.py`.

@@ -56,6 +56,7 @@ _TITLES = {
     "learn_finetuned": "What is learned: by which fine-tuning, of few recordings",
     "learn_augmented": "What is learned: with augmentation, of few recordings",
     "learn_robust": "What is learned: with augmentation of sound, where test sounds differ",
+    "learn_robust_trained": "What is learned: fine-tuned with noise, where test sounds differ",
     "learn_short": "What is learned: from clips shorter than a window",
     "sources": "Clips of one recording, found by their sound",
 }
