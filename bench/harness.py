@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # In the order of RESULTS.md; a part counts once its module is there.
 ORDER = (
     "frames", "unchanged", "step", "epochs", "frozen", "predict", "checkpoint", "start", "memory", "image",
-    "linear", "scale", "gpu", "backbone_speed", "jobs", "detect",
+    "linear", "scale", "gpu", "backbone_speed", "jobs", "jobs_birdnet", "detect",
     "learn_backbones", "learn_blocks", "learn_heads", "learn_sequences", "learn_ensemble", "learn_jobs",
     "learn_unknown", "learn_elsewhere", "learn_unseen", "learn_unbalanced", "learn_smote", "learn_weak",
     "learn_soundscapes", "learn_soundscapes_few", "learn_review", "learn_noisy", "learn_finetuned", "learn_augmented",
@@ -34,9 +34,8 @@ ORDER = (
 )  # fmt: skip
 PARTS = tuple(part for part in ORDER if (ROOT / "bench" / f"{part}.py").exists())
 # These take real sound and weights, which a clone does not have: measured by `python bench/learning.py`.
-ON_REAL_SOUND = tuple(
-    part for part in PARTS if part.startswith("learn_") or part in ("backbone_speed", "jobs", "detect", "sources")
-)
+_ON_BACKBONES = ("backbone_speed", "jobs", "jobs_birdnet", "detect", "sources")
+ON_REAL_SOUND = tuple(part for part in PARTS if part.startswith("learn_") or part in _ON_BACKBONES)
 
 # Threads of the candidate before may spin for a moment after its turn; the next one shall not pay for that.
 _REST_S = 0.05

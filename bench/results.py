@@ -36,6 +36,7 @@ _TITLES = {
     "gpu": "GPU",
     "backbone_speed": "BirdNET's embeddings",
     "jobs": "Whole jobs, as people wait for them",
+    "jobs_birdnet": "A whole job on BirdNET",
     "detect": "Detections in long recordings",
     "learn_backbones": "What is learned: on which backbone",
     "learn_blocks": "What is learned: with the last blocks of a backbone trained",
