@@ -1,16 +1,18 @@
 """predict in bfloat16: compared with float32 when a model is exported, and used where both agree."""
 
-import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from birdtune.audio.logmel import VGGISH
 from birdtune.config import Config
 from birdtune.evaluation.decision import NOMINAL, Thresholds
-from birdtune.pipeline import detection_model, precision
+from birdtune.models.registry import BACKBONES
+from birdtune.pipeline import detection_model, precision, stages
 from birdtune.pipeline.detection_model import Asked
 from birdtune.runtime import bfloat16
 from birdtune.serving import verify
@@ -35,7 +37,7 @@ def classifier() -> Any:
         ([[0.803, 0.197], [0.3, 0.7]], 0.003, 0, True),
         ([[0.82, 0.18], [0.3, 0.7]], 0.02, 0, False),  # further away than a hundredth
         ([[0.8, 0.2], [0.3, 0.7], [0.499, 0.501]], 0.002, 1, False),  # near, and on the other side of the threshold
-        ([[0.8, 0.2], [np.nan, 0.7]], np.nan, 1, False),
+        ([[0.8, 0.2], [np.nan, 0.7]], 1.0, 0, False),
     ],
 )
 def test_scores_agree_to_a_hundredth_and_with_the_same_decisions(
@@ -44,8 +46,8 @@ def test_scores_agree_to_a_hundredth_and_with_the_same_decisions(
     exact = np.array([[0.8, 0.2], [0.3, 0.7], [0.501, 0.499]])[: len(narrow)]
     found = InBfloat16.between(exact, np.array(narrow), HALF)
     assert found.windows == len(narrow)
-    assert found.largest_difference == pytest.approx(difference, nan_ok=True)
-    assert not np.isfinite(difference) or found.other_decisions == others
+    assert found.largest_difference == pytest.approx(difference)
+    assert found.other_decisions == others
     assert found.agrees is agrees
 
 
@@ -57,7 +59,7 @@ def test_an_export_compares_both_on_windows_of_validation_and_stays_in_float32(t
     assert row["windows"] == len(windows)
     assert row["largest_difference"] < 0.1
     model = verify.open_model(folder)
-    assert model.in_bfloat16 == InBfloat16(**row)
+    assert model.in_bfloat16 == InBfloat16.of(row)
     before = np.asarray(model.scores(windows)[0])
     with bfloat16.used():
         narrow = np.asarray(model.scores(windows)[0])
@@ -74,6 +76,42 @@ def test_without_windows_to_compare_nothing_is_known(tmp_path: Path, classifier:
     assert verify.open_model(tmp_path / "4").in_bfloat16 is None
 
 
+class Windows:
+    """Windows whose features are their numbers."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def features(self, numbers: Any) -> Any:
+        return numbers
+
+
+@pytest.mark.parametrize(
+    "flags, backbone, n, expected",
+    [
+        ("amx_bf16", "vggish-small", 4, [0, 1, 2, 3]),
+        ("avx512_bf16", "vggish", 5000, np.linspace(0, 4999, 500).astype(int)),  # from the first to the last
+        ("avx2", "vggish", 4, None),  # in float32 this CPU is faster
+        ("amx_bf16", "yamnet", 4, None),
+        ("amx_bf16", "vggish", 0, None),
+    ],
+)
+def test_windows_of_all_of_validation_are_compared_where_bfloat16_is_a_gain(
+    monkeypatch: pytest.MonkeyPatch, flags: str, backbone: str, n: int, expected: Any
+) -> None:
+    monkeypatch.setattr(bfloat16, "cpuinfo", lambda key: flags)
+    monkeypatch.setattr(stages, "as_float", lambda features: features)
+    job: Any = SimpleNamespace(
+        dataset=SimpleNamespace(part=lambda name: ["recording"] * bool(n) if name == "val" else []),
+        store=SimpleNamespace(spec=VGGISH), windows=lambda part: Windows(n),
+    )  # fmt: skip
+    found = stages._to_compare(job, SimpleNamespace(backbone=BACKBONES[backbone]))  # type: ignore[arg-type]
+    assert found is None if expected is None else found is not None and list(found) == list(expected)
+
+
 def settled(
     monkeypatch: pytest.MonkeyPatch, measured: InBfloat16 | None, flags: str = "amx_bf16", asked: str = "bfloat16",
     gpu: bool = False,
@@ -83,8 +121,7 @@ def settled(
     monkeypatch.setattr(bfloat16, "cpuinfo", lambda key: flags)
     monkeypatch.setattr(bfloat16, "use", lambda on=True: used.append(on))
     monkeypatch.setattr(devices, "has_gpu", lambda: gpu)
-    facts = {} if measured is None else {"bfloat16": dataclasses.asdict(measured)}
-    model = verify.ExportedModel(("a", "b"), facts, *[None] * 6)  # type: ignore[arg-type]
+    model = verify.ExportedModel(("a", "b"), {}, *[None] * 6, in_bfloat16=measured)  # type: ignore[arg-type]
     config = Config(data="in", output="out", predict={"precision": asked})
     journal = Said()
     return precision.settle(config, model, journal), journal.lines, used

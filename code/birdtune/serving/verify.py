@@ -71,11 +71,17 @@ class InBfloat16:
     def between(cls, exact: Any, narrow: Any, thresholds: Thresholds) -> "InBfloat16":
         """Scores [N, C] in float32 and bfloat16."""
         others = thresholds.decide(exact) != thresholds.decide(narrow)
-        return cls(len(exact), float(np.abs(narrow - exact).max(initial=0.0)), int(others.sum()))
+        differences = np.nan_to_num(np.abs(narrow - exact), nan=1.0)  # scores cannot differ by more
+        return cls(len(exact), float(differences.max(initial=0.0)), int(others.sum()))
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "InBfloat16":
+        """As it stands in model.json. Raises LookupError, TypeError or ValueError if it does not."""
+        return cls(int(row["windows"]), finite(row["largest_difference"]), int(row["other_decisions"]))
 
     @property
     def agrees(self) -> bool:
-        """Whether scores in bfloat16 will do: alike to a hundredth (not NaN), with the same decisions."""
+        """Whether scores in bfloat16 will do: alike to a hundredth, with the same decisions."""
         return self.largest_difference <= ALIKE and not self.other_decisions
 
 
@@ -97,6 +103,7 @@ class ExportedModel:
     genera: tuple[Genera, ...] = ()  # and then families, that a recording can be decided for where no class passes
     # Embeddings of windows [N, K], and which recording each is of [N] → their scores [N, C]; None: no head over time.
     sequence: Callable[[Any, Any], Any] | None = None
+    in_bfloat16: InBfloat16 | None = None  # as its export measured it; None: it did not
 
     @property
     def pooling(self) -> Pooling:
@@ -114,11 +121,6 @@ class ExportedModel:
         """Median seconds of the recordings that calibration, thresholds and OOD limit rest on; None: not known."""
         seconds = self.facts.get("calibration_clip_s")
         return float(seconds) if isinstance(seconds, int | float) and 0 < seconds < math.inf else None
-
-    @property
-    def in_bfloat16(self) -> InBfloat16 | None:
-        """How that was when it was exported; None: it was not measured."""
-        return None if (row := self.facts.get("bfloat16")) is None else InBfloat16(**row)
 
     def scores(self, windows: Any) -> tuple[Any, Any]:
         """Windows [N, window_rows, ...] → scores [N, C] and embeddings [N, K], both float32."""
@@ -152,6 +154,7 @@ def open_model(folder: Path) -> ExportedModel:
             Thresholds.of(row) if (row := facts.get(name)) else None for name in ("thresholds", "detection_thresholds")
         )
         genera = tuple(Genera.of(row, classes) for name in ("genera", "families") if (row := facts.get(name)))
+        in_bfloat16 = None if (row := facts.get("bfloat16")) is None else InBfloat16.of(row)
         kept = facts.get("published")
         labels = tuple(row["class"] for row in read_csv(folder / PUBLISHED_LABELS)) if kept else ()
         of_published = Calibration.of(kept["calibration"]) if kept else None
@@ -192,6 +195,7 @@ def open_model(folder: Path) -> ExportedModel:
             )["scores"])
             if hasattr(loaded, "sequence") else None
         ),
+        in_bfloat16,
     )  # fmt: skip
 
 
