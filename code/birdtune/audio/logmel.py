@@ -16,8 +16,9 @@ from birdtune.audio.fft import rfft
 from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.waveform import as_float
 
-# This many frames are transformed at a time: what is between then stays in the processor's cache.
-_FFT_FRAMES = 512
+# This many frames are transformed at a time: what is between then stays in the processor's cache. With 512, log-mel
+# took 1.3 to 1.9 times as long on a Xeon.
+_FFT_FRAMES = 128
 # Transforms in float32 leave an error of up to 1.2e-7 of a frame's loudest bin in the sum of each band. A frame whose
 # loudest bin is more than so many times its quietest band is transformed in float64: else, beside the offset of 0.01,
 # its logarithms would be wrong by up to 1e-3, of others by 1e-4. float16 errs by 0.002.

@@ -184,6 +184,7 @@ _AROUND, _STEADILY = 4, 10.0
 # What varies counts alone, unless what is steady has so many times its energy: a whine of the recorder mostly has less.
 _OUTWEIGHS = 100.0
 _NAMES_IN_A_NOTICE = 8
+_AT_ONCE = 4096  # recordings
 
 
 def shares_above(measures: Sequence[Measures], spec: FrontEnd) -> Floats:
@@ -191,10 +192,14 @@ def shares_above(measures: Sequence[Measures], spec: FrontEnd) -> Floats:
 
     0 where nothing stands out of the noise.
     """
-    if not measures:
-        return np.zeros(0)
+    pieces = (measures[start : start + _AT_ONCE] for start in range(0, len(measures), _AT_ONCE))
+    return np.concatenate([np.zeros(0), *(_shares_above(piece, spec) for piece in pieces)])
+
+
+def _shares_above(measures: Sequence[Measures], spec: FrontEnd) -> Floats:
+    """As `shares_above`, of as many as memory has room for."""
     mean, floor = (
-        np.stack([np.where(some != NO_BAND, 10.0 ** (some / 10.0), 0.0) for some in bands])
+        _powers()[np.stack(bands).view(np.uint8)]
         for bands in ([each.spectrum_db for each in measures], [each.floor_db for each in measures])
     )  # [N, bands] each
     even = floor / _noise_quantile()  # what the mean would be, were the band all noise
@@ -209,6 +214,13 @@ def shares_above(measures: Sequence[Measures], spec: FrontEnd) -> Floats:
 
 
 @functools.cache
+def _powers() -> Floats:
+    """The power of each level as `encode_bands` keeps it, by its byte; 0 of NO_BAND. [256]"""
+    decibels = np.arange(256, dtype=np.uint8).view(np.int8)
+    return np.where(decibels != NO_BAND, 10.0 ** (decibels / 10.0), 0.0)
+
+
+@functools.cache
 def _noise_quantile() -> Floats:
     """The floor of even noise, as a share of its mean, in each band: the tenth of a gamma distribution. [bands]"""
     # A frame of 40 ms has a bin every 25 Hz; a Hann window makes about 1.5 of them one.
@@ -220,21 +232,21 @@ def _noise_quantile() -> Floats:
 def _steady(floor: Floats) -> Floats:
     """What a band's floor has over the bands around, where that is much. [N, bands]"""
     width = np.diff(BAND_EDGES_HZ)
-    density = floor / width
-    around = np.pad(density, ((0, 0), (_AROUND, _AROUND)), constant_values=np.nan)
-    around = np.lib.stride_tricks.sliding_window_view(around, 2 * _AROUND + 1, axis=1)  # [N, bands, 9]
-    middle = np.nanmedian(np.delete(around, _AROUND, axis=2), axis=2)  # [N, bands]
+    density, n = floor / width, len(width)
+    around = [[*range(max(0, band - _AROUND), band), *range(band + 1, min(n, band + _AROUND + 1))] for band in range(n)]
+    middle = np.stack([np.median(density[:, bands], axis=1) for bands in around], axis=1)  # [N, bands]
     return np.where(density > _STEADILY * middle, (density - middle) * width, 0.0)
 
 
 def class_shares(recordings: Iterable[Recording], spec: FrontEnd, background: Sequence[str] = ()) -> dict[str, float]:
     """Class → mean over its recordings of `shares_above`, as far as they were measured; background classes left out."""
-    inside: dict[str, list[Measures]] = defaultdict(list)
-    for recording in recordings:
-        for name in recording.classes:
-            if recording.facts.measures is not None and name not in background:
-                inside[name].append(recording.facts.measures)
-    return {label: float(shares_above(measures, spec).mean()) for label, measures in inside.items()}
+    measured = [(each.classes, each.facts.measures) for each in recordings if each.facts.measures is not None]
+    inside: dict[str, list[float]] = defaultdict(list)
+    for (classes, _), share in zip(measured, shares_above([measures for _, measures in measured], spec), strict=True):
+        for name in classes:
+            if name not in background:
+                inside[name].append(float(share))
+    return {label: float(np.mean(shares)) for label, shares in inside.items()}
 
 
 def band_notices(shares: Mapping[str, float], spec: FrontEnd) -> list[str]:
