@@ -298,12 +298,13 @@ def test_each_fault_ends_with_its_code_and_one_line(
 def test_where_nothing_is_kept_the_message_does_not_say_to_continue(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, function: str
 ) -> None:
+    from birdtune.pipeline import embed as embedding
     from birdtune.pipeline import predict as prediction
 
     def stop(*_: object) -> None:
         raise Interrupted(2)
 
-    monkeypatch.setattr(prediction, function, stop)
+    monkeypatch.setattr(prediction if command == "predict" else embedding, function, stop)
     out = tmp_path / "x"
     assert cli.main([command, "a.wav", "--model", "m", "--out", str(out)]) == 130
     assert capsys.readouterr().err == f"birdtune: stopped by SIGINT; {out} was not written, and nothing is kept\n"

@@ -15,8 +15,7 @@ from birdtune.models import classifier as classifiers
 from birdtune.models import ensemble as heads_of_one
 from birdtune.models.classifier import weights_sha256
 from birdtune.models.registry import BACKBONES
-from birdtune.pipeline import predict as prediction
-from birdtune.pipeline import stages
+from birdtune.pipeline import slim, stages
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -182,7 +181,7 @@ def test_heads_with_hidden_layers_lie_beside_each_other_in_one(wide: Path, tmp_p
     shutil.copytree(wide, tmp_path / "output")
     config = settings(data, tmp_path / "output", **ENSEMBLE, **MLP)
     journal = Journal(quiet=True)
-    prediction.export_slim_model(config, journal)
+    slim.export_slim_model(config, journal)
     journal.close()
     assert any((tmp_path / "output/slim/1").iterdir())
 

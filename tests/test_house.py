@@ -33,7 +33,8 @@ HEAVY = frozenset(
         "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate", "pipeline.published_classes",
         "training.embeddings", "training.probes", "training.cross_fit", "training.ensemble",
-        "tuning.compare", "tuning.unseen", "tuning.class_embedding", "tuning.trials", "tuning.tune", "pipeline.predict",
+        "tuning.compare", "tuning.unseen", "tuning.class_embedding", "tuning.trials", "tuning.tune",
+        "pipeline.precision", "pipeline.predict", "pipeline.embed", "pipeline.slim",
     }
 )  # fmt: skip
 

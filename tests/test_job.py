@@ -20,6 +20,7 @@ from makers import StopAt, with_processes
 from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted, SettingsError
+from birdtune.pipeline import embed as embedding
 from birdtune.pipeline import label_check
 from birdtune.pipeline import predict as prediction
 from birdtune.pipeline import run as job
@@ -490,7 +491,7 @@ def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Pat
     # Of what is silent the answer is known: nothing is wrong.
     assert prediction.predict(settings(data, done), None, [silent], out, None, Journal(), Interrupts()) == 0
     with pytest.raises(InputError, match="None of the files"):
-        prediction.embed(settings(data, done), None, [silent], tmp_path / "x.npz", Journal(), Interrupts())
+        embedding.embed(settings(data, done), None, [silent], tmp_path / "x.npz", Journal(), Interrupts())
 
 
 def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the_first_was(
@@ -619,7 +620,7 @@ def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for
 def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.npz"
     chosen = settings(data, done, model__checkpoint="of the backbone, not of the model")
-    prediction.embed(chosen, None, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
+    embedding.embed(chosen, None, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
     with np.load(out) as found:
         assert found["embeddings"].shape == (3 * SOURCES * 2, 128) and found["embeddings"].dtype == np.float32
         assert found["recording"].shape == found["start_s"].shape == (3 * SOURCES * 2,)
@@ -632,7 +633,7 @@ def test_embeddings_of_a_checkpoint_of_our_own_are_those_of_its_model(
     chosen, files = settings(data, done), [data / "Apus_apus" / "Apus_apus-3000_0.wav"]
     own = (done / weights_of_the_best(done)).parent
     for source, out in ((None, "model.npz"), (own, "own.npz")):
-        prediction.embed(chosen, source, files, tmp_path / out, Journal(quiet=True), Interrupts())
+        embedding.embed(chosen, source, files, tmp_path / out, Journal(quiet=True), Interrupts())
     with np.load(tmp_path / "model.npz") as model, np.load(tmp_path / "own.npz") as checkpoint:
         np.testing.assert_allclose(model["embeddings"], checkpoint["embeddings"], atol=1e-4)
 

@@ -15,7 +15,7 @@ from birdtune.data import embedding_input
 from birdtune.data.embedding_files import ENDINGS
 from birdtune.errors import InputError
 from birdtune.models import postprocess
-from birdtune.pipeline.predict import Embedder
+from birdtune.pipeline.embed import Embedder
 from birdtune.serving.predict import embed_files
 
 

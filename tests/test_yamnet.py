@@ -23,8 +23,10 @@ from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models import classifier as classifiers
 from birdtune.models import registry, tflite, yamnet
 from birdtune.models.registry import BACKBONES, read_weights
+from birdtune.pipeline import embed as embedding
 from birdtune.pipeline import predict as prediction
 from birdtune.pipeline import run as job
+from birdtune.pipeline import slim
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
@@ -441,9 +443,9 @@ def test_the_job_runs_on_it(
     sounds = [tmp_path / "input" / "data" / name / "rec0.wav" for name in CLASSES]
     folder = tmp_path / "out" / "model" / "birdtune" / "1"
     assert verify.open_model(folder).facts["front_end"]["digest"] == YAMNET.digest
-    prediction.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
+    embedding.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
     of_backbone = tmp_path / "input" / "yamnet.h5"
-    prediction.embed(config, of_backbone, sounds[:1], tmp_path / "backbone.npz", journal, interrupts)
+    embedding.embed(config, of_backbone, sounds[:1], tmp_path / "backbone.npz", journal, interrupts)
     waveform = decode.read(sounds[0], rate_hz=16_000)
     served = sound(tf.saved_model.load(str(folder)), waveform, signature="embed")
     with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "backbone.npz") as backbone:
@@ -474,4 +476,4 @@ def test_the_job_runs_on_it(
     assert (rest["start_s"], rest["end_s"], rest["windows"]) == ("0.53", "1.5", "1")
     assert window["class"].startswith("class ")
     with pytest.raises(SettingsError, match=r"--format slim: .* vggish, vggish-small, and model.backbone is yamnet"):
-        prediction.export_slim_model(config, journal)
+        slim.export_slim_model(config, journal)

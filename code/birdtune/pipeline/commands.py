@@ -40,9 +40,12 @@ SAVED_MODEL = "saved-model"  # what `export` always writes
 def settled(config: Config, journal: Journal) -> Config:
     """The settings with what follows from the backbone's file itself, which is reported."""
     from birdtune.models import registry
-    from birdtune.training import base_model
 
-    config, of_base = base_model.settled(config)
+    of_base: list[str] = []
+    if config.init_from is not None:
+        from birdtune.training import base_model  # takes a second, with all of the data's side
+
+        config, of_base = base_model.settled(config)
     found, said = registry.settled(config)
     for sentence in (*of_base, *said):
         journal.say(f"note: {sentence}")
@@ -81,7 +84,7 @@ def job(until: str) -> Run:
                 return code
             if kind == "slim":
                 load_tensorflow()
-                from birdtune.pipeline.predict import export_slim_model
+                from birdtune.pipeline.slim import export_slim_model
 
                 export_slim_model(config, journal)
             elif kind != SAVED_MODEL:
@@ -323,9 +326,9 @@ def embed(config: Config, options: Options, journal: Journal, interrupts: Interr
         files = _files(options)
         with _whole_or_nothing(out, interrupts):
             load_tensorflow()
-            from birdtune.pipeline import predict as prediction
+            from birdtune.pipeline import embed as embedding
 
-            return prediction.embed(
+            return embedding.embed(
                 config, options.model, files, out, journal, interrupts, kind, options.postprocess
             )
     if not os.path.lexists(config.data_folder):
@@ -335,9 +338,9 @@ def embed(config: Config, options: Options, journal: Journal, interrupts: Interr
         )
     with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
         load_tensorflow()
-        from birdtune.pipeline import predict as prediction
+        from birdtune.pipeline import embed as embedding
 
-        return prediction.embed_data(
+        return embedding.embed_data(
             config, options.model, out, kind, journal, interrupts, by_split=options.by_split,
             pca=options.postprocess,
         )
