@@ -13,9 +13,12 @@ from birdtune.config import Config
 from birdtune.evaluation.decision import NOMINAL, Thresholds
 from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import detection_model, precision, stages
+from birdtune.pipeline import predict as prediction
 from birdtune.pipeline.detection_model import Asked
 from birdtune.runtime import bfloat16
+from birdtune.runtime.signals import Interrupts
 from birdtune.serving import verify
+from birdtune.serving.predict import Outcome
 from birdtune.serving.verify import InBfloat16
 from birdtune.settings import PredictSettings
 from birdtune.training import devices
@@ -24,6 +27,7 @@ from tests.test_export import THRESHOLDS, exported_to, made_classifier, made_pat
 
 HALF = Thresholds((0.5, 0.5), (NOMINAL, NOMINAL), "", "")
 AGREES = InBfloat16(100, 0.004, 0)
+MODEL: Any = verify.ExportedModel(("a", "b"), {}, VGGISH, *[None] * 5)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +175,27 @@ def test_detections_in_bfloat16_are_others_than_those_in_float32(
 
     assert key("amx_bf16") == key("avx2")
     assert len({key("amx_bf16"), key("amx_bf16", precision="bfloat16"), key("avx2", precision="bfloat16")}) == 3
+
+
+def test_predict_settles_the_precision_before_anything_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(prediction, "scorer_in", lambda place: MODEL)
+    monkeypatch.setattr(precision, "settle", lambda *_: done.append("settled"))
+    monkeypatch.setattr(prediction, "predict_files", lambda *_, **__: done.append("scored") or Outcome(1, 1, ()))
+    asked = (Config(data="in", output="out"), Path("m"), [], Path("p.csv"), None, Said(), Interrupts())
+    assert prediction.predict(*asked) == 0
+    assert done == ["settled", "scored"]
+
+
+def test_detections_are_known_by_the_precision_that_was_settled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prediction, "scorer_in", lambda place: MODEL)
+    made_by = set()
+    for settles in (True, False):
+        monkeypatch.setattr(precision, "settle", lambda *_, settles=settles: settles)
+        asked = Asked([], tmp_path / "out", "csv", tmp_path, None)
+        model = detection_model.Model(Config(data="in", output="out"), asked, Said())
+        assert model.used.in_bfloat16 is settles
+        made_by.add(model.described.made_by)
+    assert len(made_by) == 2
