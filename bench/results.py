@@ -17,8 +17,8 @@ a single run, or put together from others as its note says. A ratio says how man
 line says otherwise; in brackets stands that of the run before this one, for ± knows nothing of what changes from run to
 run: the machine's other tenants, above all. Each section names the commit that it measured, and calls settings and
 files as that commit did: birdtune refuses an earlier name of a setting with its present one. `./entrypoint.sh bench
---help` says how to run it; parts `learn_…`, `backbone_speed`, `jobs…`, `detect` and `sources` need the sound and weights
-that `bench/learning.py` names.
+--help` says how to run it; parts `learn_…`, `backbone_speed`, `jobs…`, `detect` and `sources` need the sound and
+weights that `bench/learning.py` names.
 """
 _TITLES = {
     "frames": "Sound → frames",
