@@ -93,6 +93,7 @@ def plain_way(data: str, output: str) -> None:
               callbacks=[stop])  # fmt: skip
     layer.export(output, verbose=False)
 
+
 _WAYS: Mapping[str, Callable[..., Any]] = {"bare_embeddings": bare_embeddings, "plain_way": plain_way}
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """bfloat16 on this processor: whether it multiplies it, and having TensorFlow do so.
 
-A float32 with 8 bits of mantissa in place of 24: products take a half to a tenth of the time where the processor has
-instructions for it (AVX512-BF16, AMX), and more than those of float32 where it has none.
+A float32 with 8 bits of mantissa in place of 24. Products take about half of the time where the processor has
+instructions for it (AVX512-BF16, AMX): `bench predict`. Elsewhere they take longer than those of float32.
 """
 
 import contextlib
