@@ -1,12 +1,12 @@
 """Checkpoints: whole or not there, few, and never trusted without their checksums."""
 
 import errno
-import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from birdtune.errors import CheckpointError, RetryableError
 from birdtune.runtime.files import file_sha256, value_sha256
@@ -47,7 +47,7 @@ def test_the_file_is_what_the_library_would_write(tmp_path: Path) -> None:
         "flag": np.array([True, False, True]),
     }
     digest = write_arrays(tmp_path / "own", arrays)
-    assert digest == hashlib.sha256((tmp_path / "own").read_bytes()).hexdigest()
+    assert digest == xxhash.xxh3_128((tmp_path / "own").read_bytes()).hexdigest()
     found = read_arrays(tmp_path / "own")
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -229,6 +229,22 @@ def test_which_is_best_is_said_by_the_newest_alone(tmp_path: Path) -> None:
     assert float(checkpoints.best()["backbone/conv1/kernel"][0, 0]) == 1.0
 
 
+def test_a_checkpoint_whose_arrays_have_the_earlier_checksum_is_read(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = save(checkpoints, 1)
+    stored = json.loads((path / "state.json").read_text())
+    arrays = stored.pop("xxh3_128")
+    stored["sha256"].update({name: file_sha256(path / name) for name in arrays})
+    (path / "state.json").write_text(json.dumps(stored))
+    saved, complaints = checkpoints.newest()
+    assert saved is not None and complaints == [] and saved.state.epoch == 1
+    with (path / "weights.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    saved, complaints = checkpoints.newest()
+    assert saved is None and "does not match its checksum" in complaints[0]
+
+
 def test_a_state_of_another_birdtune_is_passed_over(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     path = save(checkpoints, 1) / "state.json"
@@ -284,6 +300,6 @@ def test_arrays_of_several_parts_are_written_whole_and_hashed_as_they_lie(
     monkeypatch.setattr(kept, "_PIECE_BYTES", 100)
     arrays = {"a": np.arange(333, dtype=np.float32), "b": np.arange(7, dtype=np.int64)}
     digest = write_arrays(tmp_path / "x.safetensors", arrays)
-    assert digest == file_sha256(tmp_path / "x.safetensors")
+    assert digest == xxhash.xxh3_128((tmp_path / "x.safetensors").read_bytes()).hexdigest()
     found = read_arrays(tmp_path / "x.safetensors")
     assert all((found[name] == array).all() for name, array in arrays.items()) and found.keys() == arrays.keys()

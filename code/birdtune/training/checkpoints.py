@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,9 +28,10 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
+import xxhash
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.runtime.files import file_sha256, new_file, new_folder, read_json, value_sha256, write_json
+from birdtune.runtime.files import new_file, new_folder, read_json, value_sha256, write_json
 from birdtune.runtime.storage import UNFINISHED, free_bytes, need_space, read_error, size_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -41,6 +42,9 @@ WEIGHTS_NAME = "weights.safetensors"
 _TYPES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "|u1": "U8", "|b1": "BOOL"}
 _OF_EPOCHS = "weights-epoch-{}.safetensors"
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
+# Checksums find damage, not forgery, so that the faster hash will do for arrays. Earlier checkpoints have the other.
+_XXH3, _SHA256 = "xxh3_128", "sha256"
+_HASHES: Mapping[str, Any] = {_XXH3: xxhash.xxh3_128, _SHA256: hashlib.sha256}
 # After so many bytes the disk begins to write them.
 _PIECE_BYTES = 4 << 20
 
@@ -116,7 +120,7 @@ class Checkpoints:
                 found = threads.map(lambda name: write_arrays(building / name, parts[name]), parts)
                 sums = dict(zip(parts, found, strict=True))
             stored = asdict(state)
-            write_json(building / _STATE, {"sha256": {**sums, _STATE: value_sha256(stored)}, "state": stored})
+            write_json(building / _STATE, {_XXH3: sums, _SHA256: {_STATE: value_sha256(stored)}, "state": stored})
         self.tidy(state)
         return path
 
@@ -238,7 +242,7 @@ def _position(name: str) -> tuple[int, int]:
 
 
 def write_arrays(path: Path, arrays: Arrays) -> str:
-    """Write arrays as a safetensors file and return its SHA-256, in hexadecimal.
+    """Write arrays as a safetensors file and return its XXH3 of 128 bits, in hexadecimal.
 
     The library's own writer would copy every array first and leave the file to be read again for its
     checksum, which for 72 million weights and Adam's two moments (866 MB) took two to three times as long.
@@ -260,15 +264,15 @@ def write_arrays(path: Path, arrays: Arrays) -> str:
     blocks: list[Any] = [len(text).to_bytes(8, "little"), text]
     blocks += [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for _, array in ordered]
     with ThreadPoolExecutor(1) as thread, path.open("wb", buffering=0) as file:
-        digest = thread.submit(_sha256, blocks)
+        digest = thread.submit(_xxh3, blocks)
         for block in blocks:
             for begin in range(0, len(block), _PIECE_BYTES):
                 _write(file, memoryview(block)[begin : begin + _PIECE_BYTES])
     return digest.result()
 
 
-def _sha256(blocks: Iterable[Any]) -> str:
-    digest = hashlib.sha256()
+def _xxh3(blocks: Iterable[Any]) -> str:
+    digest = xxhash.xxh3_128()
     for block in blocks:
         digest.update(block)
     return digest.hexdigest()
@@ -301,8 +305,9 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _read_state(folder: Path, files: tuple[str, ...]) -> State:
     stored = read_json(folder / _STATE)
     try:
-        sums = {name: stored["sha256"][name] for name in files}
-        if stored["sha256"][_STATE] != value_sha256(stored["state"]):
+        of_arrays = _XXH3 if _XXH3 in stored else _SHA256
+        sums = {name: stored[of_arrays][name] for name in files}
+        if stored[_SHA256][_STATE] != value_sha256(stored["state"]):
             raise ValueError("another state than was written")
         state = State(**stored["state"])
     except (TypeError, LookupError, ValueError, RecursionError) as fault:
@@ -311,8 +316,13 @@ def _read_state(folder: Path, files: tuple[str, ...]) -> State:
         ) from fault
     for name, expected in sums.items():
         path = folder / name
-        if not path.is_file() or file_sha256(path) != expected:
+        if not path.is_file() or _file_checksum(path, _HASHES[of_arrays]) != expected:
             raise CheckpointError(
                 f"{shown(path)}: does not match its checksum; the checkpoint is passed over."
             )
     return state
+
+
+def _file_checksum(path: Path, new: Callable[[], Any]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, new).hexdigest()
