@@ -154,8 +154,11 @@ def run_here(
 class Here:
     """`workers.Isolated` without a process, which takes a second to start."""
 
-    def __init__(self, function: Callable[[Any], Iterator[Any]]) -> None:
+    def __init__(self, function: Callable[[Any], Iterator[Any]], initializer: Callable[[], None] | None = None) -> None:
         self.items = function
+
+    def start(self) -> None:
+        return None
 
     def __enter__(self) -> "Here":
         return self

@@ -496,14 +496,16 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_the_earlier_model(
 
 @pytest.mark.usefixtures("verified_here")
 def test_a_model_that_cannot_be_run_in_a_fresh_process_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"saved_model\.pb: is missing or damaged"):
-        verify.fresh_answers(tmp_path, {}, {})
+    words = r"saved_model\.pb: is missing or damaged"
+    with verify.fresh_process() as answers, pytest.raises(CheckpointError, match=words):
+        answers(tmp_path, {}, {})
 
 
 def test_a_fresh_process_that_is_killed_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "_apart", killed)
-    with pytest.raises(RetryableError, match="want of memory"):
-        verify.fresh_answers(tmp_path, {}, {})
+    monkeypatch.setattr(verify, "_without_gpu", None)
+    with verify.fresh_process() as answers, pytest.raises(RetryableError, match="want of memory"):
+        answers(tmp_path, {}, {})
 
 
 @pytest.mark.usefixtures("verified_here")

@@ -206,6 +206,20 @@ def count(task: int) -> Iterator[int]:
         yield number
 
 
+def refuse_to_begin() -> None:
+    raise ValueError("not today")
+
+
+def test_a_process_may_begin_before_its_first_task_and_a_fault_then_is_told_with_that() -> None:
+    with Isolated(count) as process:
+        process.start()
+        assert list(process.items(2)) == [0, 1]
+    with Isolated(count, refuse_to_begin) as process:
+        process.start()
+        with pytest.raises(ValueError, match="not today"):
+            list(process.items(2))
+
+
 def test_pieces_come_in_order_and_a_death_costs_its_task_alone() -> None:
     with Isolated(count) as process:
         assert list(process.items(5)) == [0, 1, 2, 3, 4]

@@ -140,10 +140,13 @@ class Isolated(Generic[Task, Item]):
 
     Args:
         function: task → iterator of items; of a module, or a method of something that can be pickled.
+        initializer: called once in each process; what it raises is raised by `items`.
     """
 
-    def __init__(self, function: Callable[[Task], Iterator[Item]]) -> None:
-        self._function = function
+    def __init__(
+        self, function: Callable[[Task], Iterator[Item]], initializer: Callable[[], None] | None = None
+    ) -> None:
+        self._function, self._initializer = function, initializer
         self._worker: _Worker[Task, Item] | None = None
 
     def __enter__(self) -> "Isolated[Task, Item]":
@@ -151,6 +154,10 @@ class Isolated(Generic[Task, Item]):
 
     def __exit__(self, *fault: object) -> None:
         self._end()
+
+    def start(self) -> None:
+        """Start the process, which otherwise the first task does. Raises RetryableError: it cannot be started."""
+        self._worker = self._worker or _Worker(self._function, self._initializer)
 
     def items(self, task: Task) -> Iterator[Item]:
         """The items of a task; consume them all before the next task.
@@ -160,8 +167,9 @@ class Isolated(Generic[Task, Item]):
             RetryableError: no process can be started.
             Exception: whatever `function` raised.
         """
-        if self._worker is None:
-            self._worker = _Worker(self._function)
+        self.start()
+        assert self._worker is not None
+        if not self._worker.started:
             self._worker.wait_for_start()
         self._worker.give(task)
         try:

@@ -37,7 +37,7 @@ from birdtune.models.published import Served
 from birdtune.runtime.files import make_folder, new_folder, write_bytes, write_csv, write_json
 from birdtune.serving import backbone_file
 from birdtune.serving.graph import NO_OOD_SCORE, PIECE, Ood, OodGraph, PublishedGraph, ServedGraph
-from birdtune.serving.verify import FORMAT, PUBLISHED_LABELS, InBfloat16, fresh_answers
+from birdtune.serving.verify import FORMAT, PUBLISHED_LABELS, InBfloat16, fresh_process
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -146,7 +146,8 @@ def export_model(
         batch = _example_batch(example_waveform, exported.front_end)
     wanted = _expected_answers(model, expected, batch)
     requests = _warmup_requests(exported.front_end, expected, batch)
-    with new_folder(folder, what="the exported model", needed=_bytes(model)) as building:
+    place = new_folder(folder, what="the exported model", needed=_bytes(model))
+    with place as building, fresh_process() as fresh_answers:
         _save(model, building)
         _write_labels(building, model, class_ids, thresholds, detection_thresholds or thresholds)
         _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), requests)

@@ -1,13 +1,14 @@
 """An exported model, from its files alone: opened to be used, or run in a fresh process to be verified.
 
     folder ─▶ open_model ─▶ ExportedModel, a classifier without Keras and without a checkpoint
-    folder, inputs ─▶ fresh_answers (in a process of its own) ─▶ what its signatures put out
+    folder, inputs ─▶ answers (in a fresh_process) ─▶ what its signatures put out
     its scores in float32 and in bfloat16 ─▶ InBfloat16: whether `predict` may compute in bfloat16
 
 In that process no Keras, no variable and no graph of the training side is there, so that it computes what a server will
 compute. Nothing here imports training code, nor TensorFlow before a model is loaded.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -199,35 +200,38 @@ def open_model(folder: Path) -> ExportedModel:
     )  # fmt: skip
 
 
-def fresh_answers(
-    folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]
-) -> Arrays:
-    """Have a fresh process load the model in `folder` and run its signatures.
+@contextlib.contextmanager
+def fresh_process() -> Iterator[Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Arrays]]:
+    """A process of its own that loads a model and runs its signatures; TensorFlow, already while a model is written.
 
-    Args:
-        inputs: `windows` [n, window_rows, ...], and for `sound` and `embed` `waveforms` [m, samples] and `lengths` [m];
-            `validation` [v, window_rows, ...], to be scored in float32 and in bfloat16.
-        facts: what model.json will say.
-
-    Returns:
-        as `answers`.
+    Yields:
+        a function that does what `answers` does. It raises ExportError where that failed, RetryableError where the
+        process was killed.
 
     Raises:
-        ExportError: it failed.
-        RetryableError: it was killed.
+        RetryableError: no process can be started.
     """
-    with Isolated(_apart) as process:
-        try:
-            return dict(process.items((folder.absolute(), dict(inputs), dict(facts))))
-        except Crashed as fault:
-            raise RetryableError(
-                f"{shown(folder)}: the process that verifies the model was killed, most likely for want "
-                "of memory; it needs 1 GB more than the model's files. Run again to continue with the export."
-            ) from fault
+    with Isolated(_apart, _without_gpu) as process:
+        process.start()
+
+        def fresh_answers(folder: Path, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> Arrays:
+            try:
+                return dict(process.items((folder.absolute(), dict(inputs), dict(facts))))
+            except Crashed as fault:
+                raise RetryableError(
+                    f"{shown(folder)}: the process that verifies the model was killed, most likely for want "
+                    "of memory; it needs 1 GB more than the model's files. Run again to continue with the export."
+                ) from fault
+
+        yield fresh_answers
+
+
+def _without_gpu() -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the process that trains may hold all memory of the GPU
+    load_tensorflow()
 
 
 def _apart(task: tuple[Path, Arrays, dict[str, Any]]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the process that trains may hold all memory of the GPU
     folder, inputs, facts = task
     try:
         yield from answers(folder, inputs, facts).items()
@@ -244,7 +248,13 @@ def _apart(task: tuple[Path, Arrays, dict[str, Any]]) -> Iterator[tuple[str, npt
 def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> Arrays:
     """What the model in `folder` puts out: `outputs` [n, C] and `embeddings` [n, K] of windows, and of waveforms the
     outputs of `sound` and `embed` under names like `sound.scores`; or of the embeddings those of `embeddings`, where it
-    takes no sound. `float32` and `bfloat16` [v, C] of `validation`. Arguments as `fresh_answers`."""
+    takes no sound. `float32` and `bfloat16` [v, C] of `validation`.
+
+    Args:
+        inputs: `windows` [n, window_rows, ...], and for `sound` and `embed` `waveforms` [m, samples] and `lengths` [m];
+            `validation` [v, window_rows, ...], to be scored in float32 and in bfloat16.
+        facts: what model.json will say.
+    """
     load_tensorflow()
     import tensorflow as tf
 
