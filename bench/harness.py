@@ -29,8 +29,8 @@ ORDER = (
     "linear", "scale", "gpu", "backbone_speed", "jobs", "jobs_birdnet", "detect",
     "learn_backbones", "learn_blocks", "learn_heads", "learn_sequences", "learn_ensemble", "learn_jobs",
     "learn_unknown", "learn_elsewhere", "learn_unseen", "learn_unbalanced", "learn_smote", "learn_weak",
-    "learn_soundscapes", "learn_soundscapes_few", "learn_review", "learn_noisy", "learn_finetuned", "learn_augmented",
-    "learn_robust", "learn_robust_trained", "learn_short", "sources",
+    "learn_soundscapes", "learn_soundscapes_few", "learn_soundscapes_doubtful", "learn_review", "learn_noisy",
+    "learn_finetuned", "learn_augmented", "learn_robust", "learn_robust_trained", "learn_short", "sources",
 )  # fmt: skip
 PARTS = tuple(part for part in ORDER if (ROOT / "bench" / f"{part}.py").exists())
 # These take real sound and weights, which a clone does not have: measured by `python bench/learning.py`.
@@ -40,8 +40,8 @@ ON_REAL_SOUND = tuple(part for part in PARTS if part.startswith("learn_") or par
 # Threads of the candidate before may spin for a moment after its turn; the next one shall not pay for that.
 _REST_S = 0.05
 # What a reader must know to judge the figures. Missing ones (peers that are not installed) are left out.
-_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "tf-slim", "torch", "librosa", "resampy", "numba", "numpy",
-             "scipy", "soxr", "soundfile")  # fmt: skip
+_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "tf-slim", "torch", "torchaudio", "librosa", "resampy", "numba",
+             "numpy", "scipy", "soxr", "soundfile")  # fmt: skip
 
 
 @dataclass(frozen=True)

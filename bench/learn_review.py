@@ -18,8 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from bench import learning, made_sets, soundscapes
+from bench.certain_calls import certain_windows
 from bench.harness import Line, Result, Settings, birdtune
-from bench.learn_soundscapes import FLAGS, Truth, backgrounds, certain_stretches, mean_ap, scored, write_split
+from bench.learn_soundscapes import FLAGS, Truth, backgrounds, mean_ap, scored, write_split
 from bench.learning import birdnet
 from bench.made_sets import clips_of
 from bench.soundscapes import Placed
@@ -55,7 +56,7 @@ def _write(settings: Settings) -> dict[str, list[Placed]]:
     """Class folders, the same with soundscapes to review beside them, and soundscapes to test on."""
     home, placed = settings.folder, {}
     clips = clips_of(learning.place("warblers"))
-    stretches = certain_stretches(clips, home)
+    stretches = certain_windows(clips, home)
     parts = soundscapes.by_source([clip for clip in clips if clip.path in stretches], SHARES, settings.seed)
     made_sets.lay_out([*parts["train"], *parts["val"]], home / "clips")
     shutil.copytree(home / "clips", home / "reviewed")

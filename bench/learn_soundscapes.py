@@ -3,10 +3,8 @@
     warblers laid into real and made background ─▶ `run` on labels with times ─▶ window scores ─▶ AP, event F1, by SNR
 
 A recording of a species is not its song throughout: other birds are in it, and now and then it is of another species.
-So calls are taken from where BirdNET itself scores the species 0.5 or more, and once from the loudest of a recording,
-to see what that changes. That leaves songs which BirdNET knows, and flatters all that rests on its embeddings alike.
-
-BirdNET's weights lie where BENCH_BIRDNET says.
+So a call is one that BirdNET itself scores 0.5 or more as that species, hearing nothing else. That leaves songs which
+BirdNET knows, and flatters all that rests on its embeddings alike (`learn_soundscapes_doubtful` has other calls).
 """
 
 import csv
@@ -24,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from bench import learning, made_sets, soundscapes
+from bench.certain_calls import CERTAIN, certain_calls, certain_windows
 from bench.harness import Line, Result, Settings, birdtune
 from bench.learning import birdnet
 from bench.made_sets import Clip, clips_of
@@ -36,7 +35,6 @@ DRAWS = 3  # of a kind: which recordings are for training, and what lies where, 
 FOLDS = {"train": "123", "val": "4", "review": "4", "test": "5"}
 BACKGROUNDS = ("Rain", "Sea_waves", "Fire_crackling", "Helicopter")
 SNR_DB = (0, 5, 10, 15)  # each to five more
-CERTAIN = 0.5  # BirdNET's own score from which on a window surely holds its recording's species
 JOINED = 0.5  # windows of logistic regression from this on are a detection, with their neighbours
 FLAGS = ("--model.backbone=birdnet", "--evaluate.label-issues=false", "--evaluate.rare-class-ablation=false")
 
@@ -47,16 +45,13 @@ class Kind(NamedTuple):
     minutes: Mapping[str, int]
     snr_db: tuple[float, float]
     n_species: int | None = None  # those of which most recordings hold a certain call; None: all
-    certain: bool = True
+    calls: str = "certain"  # "certain"; "window": the loudest of a certain window; "loudest" of the recording
     beside_weak: bool = False  # measured with labels of class folders alone, too
     draws: int = DRAWS
 
 
 KINDS = {
     "14 species, 0 to 20 dB": Kind({"train": 36, "val": 14, "test": 20}, (0.0, 20.0), beside_weak=True),
-    "14 species, loudest of each recording": Kind(
-        {"train": 36, "val": 14, "test": 20}, (0.0, 20.0), certain=False, draws=1
-    ),
 }
 TO_REACH = {"14 species, 0 to 20 dB": (0.88, 0.80)}  # AP and F1
 
@@ -81,14 +76,16 @@ def measured(
 ) -> list[Line]:
     """The same of some kinds of soundscapes."""
     clips = clips_of(learning.place("warblers"))
-    stretches = certain_stretches(clips, settings.folder)
-    lines = [_certain_line(clips, stretches)]
+    windows = certain_windows(clips, settings.folder)
+    calls = certain_calls(clips, windows, settings.folder, settings.seed)
+    stretches = {"certain": calls, "window": windows, "loudest": None}
+    lines = [_certain_line(clips, windows, calls)]
     for name, kind in list(kinds.items())[: 1 if settings.quick else None]:
         found: defaultdict[str, list[Judged]] = defaultdict(list)
         for draw in range(1 if settings.quick else kind.draws):
             home = settings.folder / f"{name} {draw}"
             of_draw = dataclasses.replace(settings, seed=settings.seed * DRAWS + draw)
-            world = write(home, kind, clips, stretches if kind.certain else None, of_draw)
+            world = write(home, kind, clips, stretches[kind.calls], of_draw)
             birdtune("run", f"--data={home / 'data'}", f"--output={home / 'out'}", f"--split.file={home / 'split.csv'}",
                      f"--model.checkpoint={birdnet()}", *FLAGS)()  # fmt: skip
             for what, judged in _of_draw(world, home).items():
@@ -103,24 +100,11 @@ def measured(
 # ---- the set ----------------------------------------------------------------------------------------
 
 
-def certain_stretches(clips: Sequence[Clip], folder: Path) -> Stretches:
-    """Windows of recordings in which BirdNET's own classifier is sure of the species that they are named after."""
-    birdtune("predict", str(clips[0].path.parents[1]), f"--model={birdnet()}", f"--out={folder / 'clips.csv'}",
-             f"--patches={folder / 'windows.csv'}")()  # fmt: skip
-    found: defaultdict[Path, list[tuple[float, float]]] = defaultdict(list)
-    for row in learning.table(folder / "windows.csv"):
-        path = Path(row["file"])
-        for rank in ("", "_2", "_3"):
-            is_it = row[f"class{rank}"].partition("_")[2] == path.parent.name
-            if is_it and float(row[f"score{rank}"]) >= CERTAIN:
-                found[path].append((float(row["start_s"]), float(row["end_s"])))
-    return found
-
-
-def _certain_line(clips: Sequence[Clip], stretches: Stretches) -> Line:
-    n = sum(clip.path in stretches for clip in clips)
-    return Line("recordings of warblers in which BirdNET scores their species 0.5 or more", f"{n} of {len(clips)}",
-                note=f"in {sum(map(len, stretches.values()))} of their windows of 3 s")  # fmt: skip
+def _certain_line(clips: Sequence[Clip], windows: Stretches, calls: Stretches) -> Line:
+    return Line(f"recordings of warblers in which BirdNET scores a call {CERTAIN:g} or more as their species",
+                f"{len(calls)} of {len(clips)}",
+                note=f"{sum(map(len, calls.values()))} calls of 1 to 3 s, each the loudest of a window; {len(windows)} "
+                f"recordings with {sum(map(len, windows.values()))} such windows of 3 s")  # fmt: skip
 
 
 def write(
@@ -133,6 +117,7 @@ def write(
         placed[part] = soundscapes.write_soundscapes(
             parts[part], backgrounds(part), home / ("test" if part == "test" else "data"), part,
             2 if settings.quick else n, settings.seed * 10 + number, snr_db=kind.snr_db, stretches=stretches,
+            are_calls=kind.calls == "certain",
         )  # fmt: skip
     soundscapes.write_labels(home / "data" / "labels.csv", [*placed["train"], *placed["val"]])
     write_split(home / "split.csv", {call.recording: part for part in ("train", "val") for call in placed[part]})

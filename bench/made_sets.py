@@ -211,11 +211,16 @@ def read(path: Path, to_hz: int = RATE_HZ) -> Wave:
 
 def loudest(sound: Wave, n_samples: int) -> Wave:
     """The stretch of a sound with the most energy; a shorter sound as it is."""
-    if len(sound) <= n_samples:
-        return sound
-    energy = np.concatenate([[0.0], np.cumsum(sound.astype(np.float64) ** 2)])
-    begin = int(np.argmax(energy[n_samples:] - energy[:-n_samples]))
+    begin = loudest_from(sound, n_samples)
     return sound[begin : begin + n_samples]
+
+
+def loudest_from(sound: Wave, n_samples: int) -> int:
+    """Where `loudest` begins."""
+    if len(sound) <= n_samples:
+        return 0
+    energy = np.concatenate([[0.0], np.cumsum(sound.astype(np.float64) ** 2)])
+    return int(np.argmax(energy[n_samples:] - energy[:-n_samples]))
 
 
 def rms(sound: Wave) -> float:

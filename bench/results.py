@@ -52,6 +52,7 @@ _TITLES = {
     "learn_weak": "What is learned: from labels that are true of a fifth of the sound",
     "learn_soundscapes": "What is learned: detections in soundscapes of known content",
     "learn_soundscapes_few": "What is learned: detections of four species",
+    "learn_soundscapes_doubtful": "What is learned: detections of calls that may not be of their species",
     "learn_review": "What is learned: from a hundred reviewed detections",
     "learn_noisy": "What is learned: which labels are wrong",
     "learn_finetuned": "What is learned: by which fine-tuning, of few recordings",

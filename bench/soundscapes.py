@@ -64,7 +64,7 @@ def by_source(clips: Sequence[Clip], shares: Mapping[str, float], seed: int) -> 
 def write_soundscapes(
     calls: Sequence[Clip], backgrounds: Sequence[Path], folder: Path, name: str, n: int, seed: int,
     *, snr_db: tuple[float, float] = (0.0, 20.0), per_minute: int = 10, seconds: float = SECONDS,
-    stretches: Stretches | None = None,
+    stretches: Stretches | None = None, are_calls: bool = False,
 ) -> list[Placed]:  # fmt: skip
     """Write soundscapes as FOLDER/NAME-001.wav and so on, each with a Raven table beside it.
 
@@ -74,6 +74,7 @@ def write_soundscapes(
         snr_db: of each call, drawn between these.
         per_minute: calls; as many of each class, as far as they go round.
         stretches: of each recording; None: all of it. Of the one that is drawn, the loudest part is the call.
+        are_calls: whether each stretch is a call as it is.
     """
     generator = np.random.default_rng([seed, 11])
     sounds = {clip.path: _stretches(clip.path, stretches) for clip in calls}
@@ -93,7 +94,8 @@ def write_soundscapes(
             clip = choice[int(generator.integers(len(choice)))]
             parts = sounds[clip.path]
             part = parts[int(generator.integers(len(parts)))]
-            own.append(_lay(sound, quiet, clip, part, recording, snr_db, generator))
+            call = part if are_calls else loudest(part, round(generator.uniform(*CALL_S) * RATE_HZ))
+            own.append(_lay(sound, quiet, clip, call, recording, snr_db, generator))
         sound *= np.float32(min(1.0, 0.99 / max(float(np.abs(sound).max()), 1e-6)))
         soundfile.write(folder / recording, sound, RATE_HZ, subtype="PCM_16")
         placed += sorted(own, key=lambda call: call.start_s)
@@ -101,8 +103,19 @@ def write_soundscapes(
     return placed
 
 
+def calls_sound(path: Path) -> Wave:
+    """Of a recording, what calls are taken from. [n] at `RATE_HZ`"""
+    return _without_rumble(read(path, RATE_HZ))
+
+
+def faded(call: Wave) -> Wave:
+    """A call that begins and ends softly."""
+    fade = np.minimum(1.0, np.arange(1, len(call) + 1) / (_FADE_S * RATE_HZ)).astype(np.float32)
+    return np.asarray(call * fade * fade[::-1], np.float32)
+
+
 def _stretches(path: Path, stretches: Stretches | None) -> list[Wave]:
-    whole = _without_rumble(read(path, RATE_HZ))
+    whole = calls_sound(path)
     if stretches is None:
         return [whole]
     return [whole[round(begin_s * RATE_HZ) : round(end_s * RATE_HZ)] for begin_s, end_s in stretches[path]]
@@ -125,13 +138,11 @@ def _without_rumble(sound: Wave) -> Wave:
 
 
 def _lay(
-    sound: Wave, quiet: Wave, clip: Clip, whole: Wave, recording: str, snr_db: tuple[float, float],
+    sound: Wave, quiet: Wave, clip: Clip, call: Wave, recording: str, snr_db: tuple[float, float],
     generator: np.random.Generator,
 ) -> Placed:  # fmt: skip
-    """Add the loudest part of a stretch somewhere."""
-    call = loudest(whole, round(generator.uniform(*CALL_S) * RATE_HZ))
-    fade = np.minimum(1.0, np.arange(1, len(call) + 1) / (_FADE_S * RATE_HZ)).astype(np.float32)
-    call = call * fade * fade[::-1]
+    """Add a call somewhere."""
+    call = faded(call)
     begin = int(generator.integers(len(sound) - len(call) + 1))
     gain_db = float(generator.uniform(*snr_db))
     below = max(rms(quiet[begin : begin + len(call)]), 1e-4)
