@@ -1,4 +1,4 @@
-"""Sound → log-mel frames: birdtune beside the published VGGish way, librosa, torchaudio and TensorFlow.
+"""Sound → log-mel frames: birdtune beside the published VGGish way, librosa, PyTorch and TensorFlow.
 
     wav files ─▶ seconds a clip of each way; on one core, birdtune also on two; and of its parts alone
 
@@ -81,9 +81,10 @@ def _seconds(folder: Path, paths: list[str], settings: Settings) -> dict[str, li
     }
     if not settings.quick:
         ways["tf.signal"] = ("tensorflow_way", few, 1)
-    for name in ("librosa", "torchaudio"):
-        if is_installed(name):
-            ways[name] = (f"{name}_way", few, 1)
+    if is_installed("librosa"):
+        ways["librosa"] = ("librosa_way", few, 1)
+    if is_installed("torch"):
+        ways["PyTorch"] = ("pytorch_way", few, 1)
     with ExitStack() as stack:
         children = {
             name: stack.enter_context(Child(f"bench.frames:{maker}", heard, cores=cores))
@@ -120,8 +121,9 @@ def _lines(kind: str, n: int, seconds: dict[str, list[float]], target: float) ->
         note=f"{n} clips, from scan to split, with the start of a worker, as of none of the others; each clip "
         f"more takes {more.text()}. {target:g}× would be {wanted.text()}, and {alone.name} alone take {alone.text()}",
     )  # fmt: skip
-    for name in ("librosa", "torchaudio", "tf.signal"):
-        note = "TensorFlow has no resampler: soxr's" if name == "tf.signal" and kind.startswith("44") else ""
+    for name in ("librosa", "PyTorch", "tf.signal"):
+        has_none = name != "librosa" and kind.startswith("44")
+        note = f"{'TensorFlow' if name == 'tf.signal' else name} has no resampler: soxr's" if has_none else ""
         yield judged(f"{kind}, one core, beside {name}", ours, measures.get(name), note=note)
     told = ", ".join(f"{name} {measures[name].median * 1e3:.2f} ms" for name in parts)
     yield judged(
@@ -225,27 +227,24 @@ def librosa_way(paths: list[str]) -> Callable[[], int]:
     return lambda: sum(frames(path).shape[1] for path in paths)
 
 
-def torchaudio_way(paths: list[str]) -> Callable[[], int]:
-    """torchaudio's resampler and mel spectrogram; it reads no files itself any more."""
+def pytorch_way(paths: list[str]) -> Callable[[], int]:
+    """torch.stft and a product with the mel matrix, as torchaudio has it (which does not load beside every PyTorch)."""
+    import soxr
     import torch
-    import torchaudio
 
     torch.set_num_threads(1)
-    mel_of = torchaudio.transforms.MelSpectrogram(
-        RATE_HZ, n_fft=FFT, win_length=WINDOW, hop_length=HOP, f_min=LOW_HZ, f_max=HIGH_HZ, n_mels=BANDS, power=1.0,
-        center=False, mel_scale="htk",
-    )  # fmt: skip
-    resamplers: dict[int, Any] = {}
+    window, mel = torch.hann_window(WINDOW), torch.from_numpy(_mel_matrix().T.astype(np.float32))
 
     @torch.inference_mode()
     def frames(path: str) -> Waveform:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-        waveform = torch.from_numpy(samples).mean(dim=1)
+        waveform = samples.mean(axis=1)
         if rate_hz != RATE_HZ:
-            if rate_hz not in resamplers:  # its filter is computed once
-                resamplers[rate_hz] = torchaudio.transforms.Resample(rate_hz, RATE_HZ)
-            waveform = resamplers[rate_hz](waveform)
-        return torch.log(mel_of(waveform) + OFFSET).numpy()
+            waveform = soxr.resample(waveform, rate_hz, RATE_HZ)
+        spectrum = torch.stft(
+            torch.from_numpy(waveform), FFT, HOP, WINDOW, window, center=False, return_complex=True
+        )  # fmt: skip
+        return torch.log(mel @ spectrum.abs() + OFFSET).numpy()
 
     return lambda: sum(frames(path).shape[1] for path in paths)
 

@@ -40,8 +40,8 @@ ON_REAL_SOUND = tuple(part for part in PARTS if part.startswith("learn_") or par
 # Threads of the candidate before may spin for a moment after its turn; the next one shall not pay for that.
 _REST_S = 0.05
 # What a reader must know to judge the figures. Missing ones (peers that are not installed) are left out.
-_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "tf-slim", "torch", "torchaudio", "librosa", "resampy", "numba",
-             "numpy", "scipy", "soxr", "soundfile")  # fmt: skip
+_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "tf-slim", "torch", "librosa", "resampy", "numba", "numpy",
+             "scipy", "soxr", "soundfile")  # fmt: skip
 
 
 @dataclass(frozen=True)
