@@ -447,7 +447,7 @@ def test_columns_that_are_not_named_or_not_there_are_said(flat: Path) -> None:
 
     dataset = given(None)  # recordings and classes are known by their columns
     assert labels_of(dataset, "r0.wav") == (Label(OWL), Label(TIT))
-    assert "which may be times and are not used" in said(dataset) and "start_s=onset,end_s=offset" in said(dataset)
+    assert "which may be times and are not used" in said(dataset) and "start=onset,end=offset" in said(dataset)
     with pytest.raises(InputError, match=r'no table has a column "bird".*obs\.csv are "eventTime"'):
         given(f"{DARWIN_CORE.rpartition('=')[0]}=bird")
     for clock in {one.detail.partition("start_s is")[2] for one in given_problems(flat, "eventTime")}:
@@ -460,6 +460,71 @@ def test_columns_that_are_not_named_or_not_there_are_said(flat: Path) -> None:
     dataset = inspect(flat, labels={"annotations": str(flat)})
     unread = [one.detail for one in dataset.problems if one.problem == "annotation-unreadable"]
     assert len(unread) == 2 and "holds annotations of Sonic Visualiser, of no format that is read" in unread[1]
+
+
+def test_a_duration_stands_for_the_end_and_milliseconds_for_nothing(flat: Path) -> None:
+    marks = flat / "marks"
+    marks.mkdir()
+    lines = [f"r{k}.wav,0.25,1.5,{OWL if k % 2 else TIT}" for k in range(6)]
+
+    def given(header: str, columns: str | None = None) -> Any:
+        (marks / "k.csv").write_text("\n".join([header, *lines]) + "\n")
+        return inspect(flat, labels={"annotations": str(marks), "columns": columns})
+
+    for header, columns in (
+        ("filename,start_s,duration_s,label", None),
+        ("IN FILE,OFFSET,DURATION,TOP1MATCH", "recording=IN FILE,start=OFFSET,duration=DURATION,label=TOP1MATCH"),
+    ):
+        assert labels_of(given(header, columns), "r1.wav") == (Label(OWL, 0.25, 1.75),)
+    with pytest.raises(InputError, match=r"--labels\.columns start=OFFSET,duration=DURATION,label=species"):
+        given("where,OFFSET,DURATION,species")
+    with pytest.raises(InputError, match=r'Write "start_ms", "end_ms" in seconds, as start_s and end_s'):
+        given("where,start_ms,end_ms,species")
+
+
+def test_a_row_without_class_and_times_is_named_and_its_recording_is_no_negative(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "data/r0.txt").unlink()
+    (flat / "data/r0.selections.txt").write_text(RAVEN.splitlines()[0] + "\n1\tSpec\n")
+    dataset = inspect(flat)
+    assert "r0.wav" not in {one.name for one in dataset.recordings}
+    of_r0 = {one.problem: one.detail for one in dataset.problems if one.recording == "r0.wav"}
+    assert of_r0["row-without-label"] == "r0.selections.txt, row 2: has no class"
+    assert of_r0["no-label"].startswith("nobody knows what is in it: 1 of its rows have neither class nor times")
+    assert dataset.rows["left_out"] == {"row-without-label": 1}
+
+
+def test_a_remark_here_and_there_is_no_class(tmp_path: Path) -> None:
+    head = "Selection\tBegin Time (s)\tEnd Time (s)\tAnnotation\tSpecies\n"
+    lines = [f"{k}\t{k}\t{k + 1}\t{'check again!' if k == 2 else ''}\t{OWL}\n" for k in range(4)]
+    assert {row.class_name for row in read(tmp_path / "a.txt", head + "".join(lines)).rows} == {OWL}
+    mostly = [f"{k}\t{k}\t{k + 1}\t{TIT if k else ''}\t{OWL}\n" for k in range(4)]
+    assert [row.class_name for row in read(tmp_path / "b.txt", head + "".join(mostly)).rows] == [OWL, TIT, TIT, TIT]
+
+
+def test_labels_of_birdnet_analyzer_for_audacity_are_what_a_program_detected(flat: Path) -> None:
+    file = read(flat / "r0.txt", f"0.5\t1.25\tTawny Owl, {OWL}\t0.9123\n2\t3\t{TIT}\t0.8000\n")
+    assert file.is_detected and [row.score for row in file.rows] == ["0.9123", "0.8000"]
+    assert [row.class_name for row in file.rows] == [f"Tawny Owl, {OWL}", TIT]
+    assert not read(flat / "r1.txt", f"0.5\t1.25\t{OWL}\tsecond bird\n").is_detected
+
+
+def test_files_in_a_folder_of_annotations_that_are_none_are_named(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "data/cut.json").write_text('{"numRecordings": "1", "recordings": [{"id": "1", "gen"')
+    dataset = inspect(flat, labels={"annotations": str(flat / "data")})
+    assert 'Not read, as no annotations are in them, or they are damaged: "cut.json".' in said(dataset)
+
+
+def test_a_table_whose_column_of_classes_is_not_known_is_said(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "data/r0.txt").unlink()
+    (flat / "data/r0.selections.txt").write_text(RAVEN.replace("Annotation", "Sp. Code X"))
+    dataset = inspect(flat)
+    assert "r0.selections.txt has no column that is known for classes" in said(dataset)
+    assert '"Sp. Code X". Name it: --labels.columns label=NAME.' in said(dataset)
+    dataset = inspect(flat, labels={"columns": "label=Sp. Code X"})
+    assert {label.class_name for label in labels_of(dataset, "r0.wav")} == {OWL, TIT}
 
 
 def given_problems(flat: Path, start: str) -> Sequence[Any]:

@@ -216,9 +216,19 @@ def test_columns_that_may_be_times_are_used_if_they_are_named(flat: Path, times:
     if end == "x":
         return
     assert "may be times and are not used: each label holds for its whole recording. To use them: " in said(dataset)
-    assert f"start_s={start},end_s={end}" in said(dataset)
-    dataset = inspect_as(flat, f"start_s={start},end_s={end}", "t.csv")
-    assert labels_of(dataset, "r0.wav") == (Label(BIRDS[0], 0.1, 0.9), Label(BIRDS[1], 0.9, 1.0))
+    columns = f"start={start},{'duration' if end == 'duration' else 'end'}={end}"
+    assert columns in said(dataset)
+    dataset = inspect_as(flat, columns, "t.csv")
+    ends = (0.9, 1.0) if end != "duration" else (1.0, dataset.recordings[0].facts.duration_s)
+    assert labels_of(dataset, "r0.wav")[0] == Label(BIRDS[0], 0.1, ends[0])
+    assert labels_of(dataset, "r0.wav")[1].end_s == pytest.approx(ends[1])
+
+
+def test_times_in_milliseconds_are_not_offered_as_seconds(flat: Path) -> None:
+    listed = [f"r{k}.wav,100,900,{BIRDS[k % 3]}" for k in range(9)]
+    (flat / "t.csv").write_text("recording,start_ms,end_ms,label\n" + "\n".join(listed) + "\n")
+    dataset = inspect_as(flat, table="t.csv")
+    assert '"start_ms", "end_ms", which may be times' in said(dataset) and "write them in seconds" in said(dataset)
 
 
 def test_times_frequencies_and_weights_are_read_and_choose_sigmoid(flat: Path) -> None:

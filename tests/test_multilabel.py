@@ -14,7 +14,7 @@ from test_job import record, run, settings
 
 from birdtune.data import dataset as gather
 from birdtune.data.dataset import Dataset
-from birdtune.errors import Interrupted
+from birdtune.errors import InputError, Interrupted
 from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import label_check
 from birdtune.pipeline import run as job
@@ -120,6 +120,18 @@ def test_recordings_of_several_classes_are_trained_scored_and_served_with_each_c
     assert metrics["shortcuts"]["several"] and metrics["shortcuts"]["reason"] == ""
     assert metrics["ood"]["rests_on"]["left_out"] > 0 and metrics["ood"]["rests_on"]["of_several"] == []
     assert "left out of the OOD statistics" in (output / "logs/1/run.log").read_text()
+
+
+def test_one_annotated_class_is_enough_where_it_is_absent_elsewhere(timed: Path, tmp_path: Path) -> None:
+    data, (name, *_) = shutil.copytree(timed, tmp_path / "in" / "data"), PITCH_HZ
+    header, *rows = (data / "labels.csv").read_text().splitlines()
+    (data / "labels.csv").write_text("\n".join([header, *(row for row in rows if row.endswith(f",{name}"))]) + "\n")
+    output, learnt = tmp_path / "out", {"train__epochs": 6, "train__learning_rate": 3e-3}
+    assert run(settings(data, output, **learnt), until="export") == 0
+    assert read_json(output / "model/birdtune/1/model.json")["classes"] == [name]
+    assert read_json(output / "reports/1/metrics.json")["test"]["window"]["macro_ap"] > 0.8
+    with pytest.raises(InputError, match="only one class with usable recordings"):  # nothing says where it is not
+        run(settings(data, tmp_path / "none", labels__unlabelled="unknown", **learnt), until="prepare")
 
 
 def test_losses_of_training_and_of_validation_are_both_means_over_the_classes(

@@ -298,3 +298,36 @@ def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     ]:
         assert cli.main(["score", *arguments]) == code
         assert said in capsys.readouterr().err
+
+
+# ---- where recordings end, and where nothing is marked ---------------------------------------------
+
+
+@pytest.mark.usefixtures("alone")
+def test_annotations_end_with_their_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = predicted(tmp_path / "found", "csv")  # recordings of half an hour
+    truth = tmp_path / "truth.csv"
+    rows = [("A/1.wav", 1, 3, "robin"), ("A/1.wav", 10, 12, "wren"), ("B/1.wav", 1900, 1910, "robin"),
+            ("B/2.wav", 1795, 1900, "wren")]  # fmt: skip
+    write(truth, "recording,start_s,end_s,label\n" + "".join(f"{a},{b},{c},{d}\n" for a, b, c, d in rows))
+    assert figures(capsys, found, truth)["events"]["events"] == 3
+    said = capsys.readouterr().out
+    assert "after the recording's end, so left out: B/1.wav at 1900 s" in said
+    assert "beyond the recording's end, so trimmed: B/2.wav at 1795 s" in said
+
+
+@pytest.mark.usefixtures("alone")
+def test_where_nothing_is_marked_all_detections_are_false(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = predicted(tmp_path / "found", "csv")
+    for name in ("A/1", "B/1", "B/2", "B/3"):
+        write(tmp_path / f"truth/{name}.txt", "")
+    by_events = figures(capsys, found, tmp_path / "truth")["events"]
+    assert (by_events["events"], by_events["detections"], by_events["precision"]) == (0, 4, 0.0)
+    assert "0 events annotated, 4 detected in 4 recordings" in capsys.readouterr().out
+    # A row without class and times says that something is there, and not what.
+    write(tmp_path / "truth/A/1.txt", "")
+    write(tmp_path / "truth/B/1.selections.txt", "Selection\tBegin Time (s)\tEnd Time (s)\tSpecies\n1\t\t\t\n")
+    (tmp_path / "truth/B/1.txt").unlink()
+    write(tmp_path / "truth/B/2.txt", "5\t6\twren\n")
+    assert figures(capsys, found, tmp_path / "truth")["events"]["detections"] == 3
+    assert 'something is marked without class and times: "B/1' in capsys.readouterr().out

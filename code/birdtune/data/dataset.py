@@ -446,8 +446,9 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         background=background_of({name for file in files for name in file.classes}, config.labels.negative_classes),
     )
     scan.refuse_crashes(survey.listing, problems, config.data_folder)
+    negatives = config.labels.unlabelled == "negative"
     try:
-        selection.check_enough(usable, config.data_folder, problems)
+        selection.check_enough(usable, config.data_folder, problems, negatives=negatives)
         kept = config.output / "cache" / "acoustic.json" if keep_problems else None
         by_sound = acoustic.kept_links(usable, config.split.acoustic, kept)
         links = [*recorded_links(usable), *by_sound]
@@ -461,7 +462,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         if config.train.min_samples_action == "leave-out":
             usable, out = sampling.without(usable, rare, config.train)
             problems = sorted([*problems, *out], key=lambda problem: problem.recording)
-        selection.check_enough(usable, config.data_folder, problems)
+        selection.check_enough(usable, config.data_folder, problems, negatives=negatives)
     finally:
         if keep_problems:
             rows = [problem.row() for problem in problems]
@@ -487,7 +488,7 @@ def _label_map(config: Config) -> dict[str, ExternalId]:
 
 def class_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:
     """What should be known of the classes and their ids."""
-    few = "There are two classes; readers made for jibjib's model show the best three and need at least as many."
+    few = "Readers made for jibjib's model show the best three classes, and need at least as many."
     return [*([few] if len(classes) < 3 else []), *_id_notices(ids, classes)]
 
 

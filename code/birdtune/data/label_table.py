@@ -12,7 +12,7 @@ from pathlib import Path
 
 from birdtune.config import Config
 from birdtune.data.annotations.rows import NUMBERS, TIMES, label_of
-from birdtune.data.annotations.table import secondary_of
+from birdtune.data.annotations.table import end_after, secondary_of
 from birdtune.data.class_names import quoted
 from birdtune.data.labelling import LabelRow, LabelTable, twice
 from birdtune.data.labels import IGNORED, Label
@@ -24,6 +24,7 @@ from birdtune.data.tables import (
     likely_columns,
     sides_of,
     time_columns,
+    times_setting,
     with_names,
 )
 from birdtune.data.taxonomy import Taxonomy
@@ -31,9 +32,10 @@ from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import read_csv, require_file
 
 TABLE_NAME = "labels.csv"
-_KEYS = ("recording", "label", "split", "fold", *NUMBERS)
+_DURATION = "duration_s"  # in place of an end
+_KEYS = ("recording", "label", "split", "fold", *NUMBERS, _DURATION)
 _SECONDARY = "secondary_labels"
-_SHORT = {"start": "start_s", "end": "end_s"}
+_SHORT = {"start": "start_s", "end": "end_s", "duration": _DURATION}
 _EXPECTED = (
     "a CSV `recording,label` or `recording,start_s,end_s,label`, or with other columns by --labels.columns "
     "recording=NAME,label=NAME"
@@ -121,9 +123,11 @@ def read(
     rows = with_names(given, [*name.values(), _SECONDARY, *filter(None, [group_column])])
     header = list(rows[0]) if rows else []
     needed = ["recording", "label", *(key for key in _KEYS[2:] if key in columns)]
-    has_times = all(name[key] in header for key in TIMES)
+    lasts = name["end_s"] not in header and name[_DURATION] in header
+    times = ("start_s", _DURATION) if lasts or _DURATION in columns else TIMES
+    has_times = all(name[key] in header for key in times)
     if not has_times:
-        needed += [key for key in TIMES if key not in needed and columns.keys() & set(TIMES)]
+        needed += [key for key in times if key not in needed and columns.keys() & {*TIMES, _DURATION}]
     if missing := [name[key] for key in needed if name[key] not in header]:
         raise _NoSuchColumnError(
             f"{shown(path)}: has no column {quoted(missing)}; its columns are {quoted(header) or '(none)'}. Expected "
@@ -141,6 +145,8 @@ def read(
         if not recording:
             continue
         cells = {key: row[column].strip() for key, column in numbers.items()}
+        if has_times and _DURATION in times:
+            cells["end_s"] = end_after(cells["start_s"], row[name[_DURATION]].strip())
         also = secondary_of(row.get(_SECONDARY, ""))
         origin = f"{shown(path.name)}, row {number:,}"
         found.append(row_of(origin, recording, row[name["label"]], cells, taxonomy, also))
@@ -189,10 +195,11 @@ def unused_times(path: Path, times: Sequence[str]) -> list[str]:
     """A notice of columns of a table that may be when labels begin and end, and are not used."""
     if len(times) < 2:
         return []
-    start, end = (shown(name) for name in times)
+    setting = shown(times_setting(*times))
+    how = f"--labels.columns {shlex.quote(setting)}" if setting else "write them in seconds"
     return [
         f"{shown(path)} has the columns {quoted(times)}, which may be times and are not used: each label "
-        f"holds for its whole recording. To use them: --labels.columns {shlex.quote(f'start_s={start},end_s={end}')}."
+        f"holds for its whole recording. To use them: {how}."
     ]
 
 

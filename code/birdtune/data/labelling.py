@@ -143,7 +143,7 @@ class _Labeller:
             vague: a name that may be its own or another's.
         """
         where = self._table.title
-        own, invalid = self._labels(file, rows)
+        own, invalid, nameless = self._labels(file, rows)
         classes = class_names_of(own)
         if len(classes) > 1 and (self._one_class or self._contradict(listed, rows)):
             detail = f"it has {len(classes)} classes in {where}: {quoted(classes)}"
@@ -155,6 +155,9 @@ class _Labeller:
         elif invalid:
             some = f"{len(invalid):,} of its rows are no label, e.g. {invalid[0].origin}: {invalid[0].detail}"
             self._leave_out(file, "invalid-label", some)
+        elif nameless and self._table.is_annotations:
+            some = f"{len(nameless):,} of its rows have neither class nor times, e.g. {nameless[0].origin}"
+            self._leave_out(file, "no-label", f"nobody knows what is in it: {some}")
         elif listed and self._table.is_annotations and self._background:
             self._nothing_marked.append(file.name)
             labels = (Label(self._background), *own) if own else ()
@@ -178,10 +181,14 @@ class _Labeller:
                    for name in listed}  # fmt: skip
         return len({class_names_of(labels) for labels in of_name.values()}) > 1
 
-    def _labels(self, file: SoundFile, rows: Sequence[LabelRow]) -> tuple[tuple[Label, ...], list[LabelRow]]:
-        """The labels of some rows, each once; and the rows that are none for a fault of theirs."""
+    def _labels(
+        self, file: SoundFile, rows: Sequence[LabelRow]
+    ) -> tuple[tuple[Label, ...], list[LabelRow], list[LabelRow]]:
+        """The labels of some rows, each once; the rows that are none for a fault of theirs; and those that mark
+        something, nobody knows where.
+        """
         found: dict[tuple[object, ...], list[Label]] = defaultdict(list)
-        invalid = []
+        invalid, nameless = list[LabelRow](), list[LabelRow]()
         for row in rows:
             if row.problem and row.is_view:
                 self.left_out[REPEATED_VIEW] += 1
@@ -189,7 +196,9 @@ class _Labeller:
                 self.left_out[row.problem] += 1
                 if row.problem == "row-invalid":
                     invalid.append(row)
-                if row.problem != "row-ignored" and row.detail:
+                if row.problem == "row-without-label" and not row.labels:
+                    nameless.append(row)
+                if row.problem != "row-ignored" and (row.detail or self._table.is_annotations):
                     self._note(file.name, row)
             else:
                 self.placed[file.name] = self.placed.get(file.name, 0) + 1
@@ -205,7 +214,7 @@ class _Labeller:
                     self.placed[file.name] -= 1
                 if same[twin].low_hz is None and label.low_hz is not None:
                     same[twin] = label
-        return tuple(label for same in found.values() for label in same), invalid
+        return tuple(label for same in found.values() for label in same), invalid, nameless
 
     def without_file(self, name: str, rows: Sequence[LabelRow], problem: str, why: str) -> None:
         """Note rows of a recording that is not there, or is one of several."""
@@ -220,7 +229,7 @@ class _Labeller:
 
     def _note(self, name: str, row: LabelRow) -> None:
         self.problems.append(Problem(name, ", ".join(class_names_of(row.labels)), row.problem,
-                                     f"{row.origin}: {row.detail}"))  # fmt: skip
+                                     f"{row.origin}: {row.detail or 'has no class'}"))  # fmt: skip
 
     def notices(self, listed: Sequence[SoundFile], classes: Sequence[str]) -> list[str]:
         """What should be known of where the labels are from."""

@@ -31,7 +31,7 @@ _ENDINGS = {
 # Where at least this share of all sounds, and so many, lie under several classes, that was meant; fewer are mistakes.
 _MEANT_SHARE, _MEANT = 0.05, 5
 # Times are rounded, and MP3 pads: a label that ends so much later ends with its recording.
-_ROUNDING_S = 0.1
+ROUNDING_S = 0.1
 
 
 def select(
@@ -135,7 +135,7 @@ def _within(file: SoundFile, duration_s: float) -> tuple[tuple[Label, ...], list
 
 
 def _runs_past(label: Label, duration_s: float) -> bool:
-    return math.isfinite(label.end_s) and label.end_s > duration_s + _ROUNDING_S
+    return math.isfinite(label.end_s) and label.end_s > duration_s + ROUNDING_S
 
 
 def _without_duplicates(
@@ -215,14 +215,20 @@ class TooFewClassesError(InputError):
         self.problems = tuple(problems)
 
 
-def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequence[Problem]) -> None:
+def check_enough(
+    recordings: Sequence[Recording], folder: Path, problems: Sequence[Problem], *, negatives: bool = False
+) -> None:
     """Refuse data of fewer than two classes.
+
+    Args:
+        negatives: whether a class that has labels with times is absent elsewhere: then one is enough.
 
     Raises:
         TooFewClassesError: fewer than two classes have usable recordings.
     """
     classes = class_names(recordings)
-    if len(classes) >= 2:
+    has_times = any(label.has_times for recording in recordings for label in recording.labels)
+    if len(classes) >= (1 if negatives and has_times else 2):
         return
     reasons = Counter(problem.problem for problem in problems if not problem.used and problem.problem != "hidden")
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no sound files"

@@ -53,6 +53,8 @@ _TEXT_ENDINGS = frozenset(
 # Columns of tables of events, in lower case without units: Raven, Kaleidoscope, BirdNET, Audition, DCASE, AviaNZ.
 _START = re.compile(r"(?:begin|start|onset|from|t_?min|min[ _]?t|t_?0|offset|time_?start|tstart|anfang|d[ée]but)")
 _END = re.compile(r"(?:end|stop|offset|until|to\b|t_?max|max[ _]?t|t_?1|dur|length|time_?end|tend|ende|fin\b)")
+_LENGTH = re.compile(r"dur|length")
+_NO_SECONDS = re.compile(r"(?:\b|_)ms\b|milli|sample|frame")
 _ONE_TIME = re.compile(r"(?:start|begin|onset|offset)(?:[ _]?(?:time|s|sec|seconds))?|time|times|seconds?|t")
 _NOT_TIMES = re.compile(r"file|path|date|freq|clock")
 _EVENT_ROW = re.compile(r"^\s*\d+(?:[.,]\d+)?[\t,; ]+\d+(?:[.,]\d+)?(?:[\t,; ].*)?$")
@@ -150,6 +152,13 @@ def event_columns(header: Sequence[str]) -> tuple[str, str] | None:
     ends = [cell for cell, name in times.items() if _END.match(name)]
     # Kaleidoscope's offset is a beginning, that of others an end.
     return next(((start, end) for start in starts for end in ends if start != end), None)
+
+
+def times_setting(start: str, end: str) -> str:
+    """Columns of `event_columns` as --labels.columns names them; "" where they seem to hold no seconds."""
+    if any(_NO_SECONDS.search(name.casefold()) for name in (start, end)):
+        return ""
+    return f"start={start},{'duration' if _LENGTH.search(end.casefold()) else 'end'}={end}"
 
 
 def time_columns(header: Sequence[str]) -> tuple[str, ...]:

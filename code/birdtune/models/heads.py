@@ -23,6 +23,7 @@ from birdtune.models.backbone import choose
 from birdtune.models.head_kinds import hidden_layers
 from birdtune.models.network import first_weights
 from birdtune.models.sequence_heads import LAYERS
+from birdtune.runtime.text import count
 from birdtune.settings import SEQUENCE_HEADS
 
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
@@ -191,12 +192,12 @@ def build_head(
         [B, context] to [B, context, n_classes].
 
     Raises:
-        SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.
+        SettingsError: an unknown head or kind of scores, no width, or no class (of softmax: fewer than two).
     """
     choose(head, HEADS, "model.head")
     choose(scores, KINDS, "model.output")
-    if n_classes < 2:
-        raise SettingsError(f"a classifier needs at least 2 classes, and got {n_classes}.")
+    if n_classes < (least := 1 if scores == "sigmoid" else 2):
+        raise SettingsError(f"a classifier by {scores} needs at least {count(least, 'class')}, and got {n_classes}.")
     if head == "sed-attention" and scores != "sigmoid":
         raise SettingsError("model.head sed-attention scores each class by itself; give --model.output sigmoid.")
     shape = (context, embedding_size) if head in SEQUENCE_HEADS else (embedding_size,)
@@ -244,7 +245,7 @@ def first_bias(kind: str, n_classes: int) -> float:
     """Of the logits of fresh heads, "softmax" or "sigmoid"."""
     # With sigmoids, one yes stands against C - 1 noes. Starting each score at 1 / C spares the first
     # epoch from learning that alone (Lin et al., "Focal loss for dense object detection", 2017, 3.3).
-    return -math.log(n_classes - 1) if kind == "sigmoid" else 0.0
+    return -math.log(max(n_classes - 1, 1)) if kind == "sigmoid" else 0.0
 
 
 def scores(logits: Any, kind: str) -> Any:

@@ -172,7 +172,7 @@ def _can_write(folder: Path, faults: Faults) -> bool:
 def _classes(dataset: Dataset) -> Iterator[str]:
     books = dataset.books()
     hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
-    usable = f"{books['used']:,} usable: {len(dataset.classes)} classes, {hours:.2f} h of sound"
+    usable = f"{books['used']:,} usable: {count(len(dataset.classes), 'class')}, {hours:.2f} h of sound"
     yield f"{books['found']:,} files found, {usable}"
     width = min(40, max(len(name) for name in dataset.classes) + 2)
     yield f"  {'class':<{width}}{'recordings':>11}{'sources':>9}{'minutes':>9}{'train':>7}{'val':>6}{'test':>6}"

@@ -58,7 +58,7 @@ class _Counts:
 def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupts) -> int:
     """Write the detections in some recordings. Raises as `predict.predict_files`."""
     model = Model(config, asked, journal)
-    journal.say(f"predict: {shown(config.as_given(model.place))}, {model.described.n_classes:,} classes")
+    journal.say(f"predict: {shown(config.as_given(model.place))}, {count(model.described.n_classes, 'class')}")
     sounds = _without_tables(sounds_in(asked.files, config.audio), asked.kind, journal)
     if asked.shard is not None:
         n_all, sounds = len(sounds), asked.shard.part(sounds)

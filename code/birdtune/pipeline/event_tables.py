@@ -80,6 +80,7 @@ class Events:
         recordings: all that they are of, also those without an event.
         durations_s: of those whose length is known.
         are_all: whether `recordings` are all that were gone through, also those without an event.
+        unclear: recordings with something marked, nobody knows what and when.
         left_out: rows that are no events, by the reason; examples: one of each.
     """
 
@@ -87,6 +88,7 @@ class Events:
     recordings: set[Named] = field(default_factory=set)
     durations_s: dict[Named, float] = field(default_factory=dict)
     are_all: bool = True
+    unclear: set[Named] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
@@ -276,6 +278,8 @@ def _add_annotation(
     if row.problem:
         reason = REPEATED_VIEW if row.is_view else row.problem
         found.leave_out(reason, f"{where}{': ' if row.detail else ''}{row.detail}")
+        if row.problem == "row-without-label" and not row.labels:
+            found.unclear.add(recording)
         return
     one = row.labels[0]
     event = TimedRow(recording, one.class_name, one.start_s, one.end_s)

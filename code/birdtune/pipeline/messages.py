@@ -24,7 +24,7 @@ def say_dataset(dataset: Dataset, journal: Journal) -> None:
     minutes = sum(recording.facts.duration_s for recording in dataset.recordings) / 60
     sides = {name: len(dataset.part(name)) for name in ("train", "val", "test")}
     journal.say(
-        f"  {books['used']:,} recordings of {len(dataset.classes)} classes, {minutes:,.0f} min: "
+        f"  {books['used']:,} recordings of {count(len(dataset.classes), 'class')}, {minutes:,.0f} min: "
         + ", ".join(f"{n:,} {name}" for name, n in sides.items())
     )
     for line in source_lines(dataset.sources):

@@ -20,6 +20,7 @@ from birdtune.pipeline import precision
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_exported
 from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.text import count
 from birdtune.serving.predict import LONG, ExportedModel, Outcome, open_model, predict_files
 from birdtune.serving.rows import PublishedChoice, Scorer
 from birdtune.training import devices
@@ -53,7 +54,7 @@ def predict(
     place = source or newest_exported(config)
     with naming("--model" if source is not None else None):
         model = scorer_in(place)
-    journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
+    journal.say(f"predict: {shown(place)}, {count(len(model.classes), 'class')}")
     precision.settle(config, model, journal)
     exported = model if isinstance(model, ExportedModel) else None
     if exported is None and not are_named(model.classes):

@@ -5,6 +5,7 @@
 How both are read, and which recordings of them are one: `event_tables`.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from birdtune.config import Config
 from birdtune.data.class_names import joined, quoted
+from birdtune.data.selection import ROUNDING_S
 from birdtune.errors import EXIT_DONE, InputError, SettingsError, shown
 from birdtune.evaluation.event_metrics import Event, by_overlap, event_counts, segment_counts, summary
 from birdtune.evaluation.event_ranking import rank, ranking
@@ -64,7 +66,8 @@ def _compared(asked: Asked, detected: Events, annotated: Events, journal: Journa
     """What can be compared; the rest is said."""
     for line in (*detected.notices, *event_tables.left_out_lines(annotated)):
         journal.say(f"note: {line}")
-    if not annotated.rows:
+    # Recordings in which nothing is marked are annotated, too: what is detected in them is false.
+    if not annotated.rows and (annotated.left_out or not annotated.recordings or not detected.rows):
         raise InputError(
             f"--truth {shown(asked.truth)}: holds no annotation with times. Expected tables of Raven, Audacity, ELAN "
             "or Praat, or a table recording,start_s,end_s,label."
@@ -72,7 +75,11 @@ def _compared(asked: Asked, detected: Events, annotated: Events, journal: Journa
     names = _one_and_the_same(asked, detected, annotated)
     if strangers := {row.recording for row in detected.rows} - names.keys():
         journal.say(f"note: not annotated, so left out: {quoted(sorted(one.shown for one in strangers))}")
-    recordings = annotated.recordings
+    recordings = annotated.recordings - annotated.unclear
+    if annotated.unclear:
+        unclear = quoted(sorted(one.shown for one in annotated.unclear))
+        journal.say(f"note: left out, as something is marked without class and times: {unclear}")
+        names = {one: other for one, other in names.items() if other in recordings}
     if unscored := sorted(one.shown for one in recordings - set(names.values())):
         why = "not among the recordings of the detections, so left out"
         if not detected.are_all:
@@ -80,20 +87,40 @@ def _compared(asked: Asked, detected: Events, annotated: Events, journal: Journa
         journal.say(f"note: annotated, and {why}: {quoted(unscored)}")
     if detected.are_all:
         recordings = set(names.values())
-    marked = [row for row in annotated.rows if row.recording in recordings]
-    if not marked:
+    durations_s = {names[one]: seconds for one, seconds in detected.durations_s.items() if one in names}
+    marked = _within([row for row in annotated.rows if row.recording in recordings], durations_s, journal)
+    rows = [row for row in detected.rows if row.recording in names]
+    if not marked and not rows:
         raise InputError(
             f"--truth {shown(asked.truth)}: no event is annotated in the recordings of the detections "
             f"({some(sorted(one.shown for one in recordings), 3)}), so there is nothing to find."
         )
-    classes, rows = _classes(marked, [row for row in detected.rows if row.recording in names], journal)
+    classes, rows = _classes(marked, rows, journal)
     return _Compared(
         sorted(recordings),
         event_tables.by_recording(marked, {one: one for one in recordings}),
         event_tables.by_recording(rows, names),
-        {names[one]: seconds for one, seconds in detected.durations_s.items() if one in names},
+        durations_s,
         classes,
     )
+
+
+def _within(marked: Sequence[TimedRow], durations_s: Mapping[Named, float], journal: Journal) -> list[TimedRow]:
+    """Annotated events within their recordings, as far as it is known how long these are; the rest is said."""
+    kept, late, long = list[TimedRow](), list[str](), list[str]()
+    for row in marked:
+        end_s = durations_s.get(row.recording, math.inf)
+        if row.start_s >= end_s:
+            late.append(f"{row.recording.shown} at {row.start_s:g} s")
+            continue
+        if row.end_s > end_s + ROUNDING_S:
+            long.append(f"{row.recording.shown} at {row.start_s:g} s")
+        kept.append(row._replace(end_s=min(row.end_s, end_s)))
+    if late:
+        journal.say(f"note: annotated after the recording's end, so left out: {some(late)}")
+    if long:
+        journal.say(f"note: annotated beyond the recording's end, so trimmed: {some(long)}")
+    return kept
 
 
 def _one_and_the_same(asked: Asked, detected: Events, annotated: Events) -> dict[Named, Named]:
@@ -170,7 +197,7 @@ def _figures(config: Config, asked: Asked, compared: _Compared) -> dict[str, Any
         for kind, parts in (("events", by_events), ("segments", by_segments))
     }
     found["ranking"] = None
-    if not any(row.score is None for rows in compared.detected.values() for row in rows):
+    if found["events"]["events"] and not any(row.score is None for rows in compared.detected.values() for row in rows):
         scores = [[row.score or 0.0 for row in compared.detected.get(one, ())] for one in recordings]
         ranked = rank(events, scores, n, fits)
         found["ranking"] = ranking(ranked, classes, sites, hours=hours, rates=asked.rates_per_hour, **drawing)
@@ -215,7 +242,10 @@ def _lines(found: Mapping[str, Any], asked: Asked) -> Iterator[str]:
             f"{plain_percent(row['precision'])}, recall {plain_percent(row['recall'])}, error rate {rate}"
         )
     ranks = found["ranking"]
-    yield from _ranking_lines(ranks)
+    if by_events["events"]:
+        yield from _ranking_lines(ranks)
+    else:
+        yield "  nothing is annotated in these recordings, so that all detections are false, and there is no ranking"
     width = max(len(shown(row["class"])) for row in by_events["per_class"])
     yield f"  {'class':<{width}}  events  detected  precision  recall    F1" + ("     AP" if ranks else "")
     for c, row in enumerate(by_events["per_class"]):

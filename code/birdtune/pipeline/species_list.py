@@ -45,6 +45,8 @@ def classes_on(
         found |= set(fits)
         if not fits:
             unknown.append(line)
+    if not found and not unknown:
+        raise InputError(f"{_SETTING} {shown(path)}: is empty. Expected a name on each line, scientific or common.")
     if not found:
         raise InputError(
             f"{_SETTING} {shown(path)}: none of its {count(len(unknown), 'name')} is a class of the model "

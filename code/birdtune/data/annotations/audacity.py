@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from birdtune.data.annotations.rows import Row
 
+# Behind the label, in tracks that BirdNET-Analyzer writes: how sure it was.
+_SCORE = re.compile(r"[01][.,]\d+")
 # Whatever they hold, lines of two cells or more are rows: what is wrong with one is said of that row.
 _FIRST = re.compile(r"\s*\d+(?:[.,]\d+)?\t\s*\d+(?:[.,]\d+)?(?:\t.*)?\s*")
 
@@ -29,7 +31,9 @@ def read(text: str) -> list[Row]:
                 low_hz, high_hz = (_frequency(cell) for cell in cells[1:3])
                 rows[-1] = replace(rows[-1], cells={**rows[-1].cells, "low_hz": low_hz, "high_hz": high_hz})
         elif len(cells) >= 2:
-            rows.append(Row(number, "\t".join(cells[2:]).strip(), {"start_s": cells[0], "end_s": cells[1]}))
+            *words, score = cells[2:] if len(cells) == 4 and _SCORE.fullmatch(cells[3]) else [*cells[2:], ""]
+            times = {"start_s": cells[0], "end_s": cells[1]}
+            rows.append(Row(number, "\t".join(words).strip(), times, score=score))
         elif cells[0]:
             rows.append(Row(number, "", fault="is no label: expected start, end and text with tabs between them"))
     return rows

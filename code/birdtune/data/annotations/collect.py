@@ -151,23 +151,25 @@ _TEXTS = (".txt", ".csv", ".tsv", ".json")
 
 @dataclass
 class _Read:
-    """What came of some files: those that are annotations, damaged ones and why, and those of programs."""
+    """What came of some files: those that are annotations, damaged ones and why, those of programs, and others."""
 
     found: list[AnnotationFile] = field(default_factory=list)
     unread: list[tuple[Path, str]] = field(default_factory=list)
     detected: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
 
     def joined(self, other: "_Read") -> "_Read":
         """Of these files and others."""
         return _Read(
-            self.found + other.found, self.unread + other.unread, self.detected + other.detected
-        )
+            self.found + other.found, self.unread + other.unread, self.detected + other.detected,
+            self.others + other.others,
+        )  # fmt: skip
 
     def only(self, wanted: Callable[[Path], bool]) -> "_Read":
         """The same of some of the files."""
         return _Read(
             [one for one in self.found if wanted(one.path)], [each for each in self.unread if wanted(each[0])],
-            [path for path in self.detected if wanted(path)],
+            [path for path in self.detected if wanted(path)], [path for path in self.others if wanted(path)],
         )  # fmt: skip
 
 
@@ -187,6 +189,8 @@ def _read(paths: Iterable[Path], options: Options, *, checked: bool = False) -> 
         elif (described := tables.describe(path)) is not None and described[0] == "annotation":
             why = f"{shown(path)}: holds {described[1]}, of no format that is read.{_hint(path)}"
             read.unread.append((path, why))
+        else:
+            read.others.append(path)
     return read
 
 
@@ -194,8 +198,11 @@ def _hint(path: Path) -> str:
     """How the columns of a table can be named."""
     if (header := tables.header_of(path)) is None or (times := tables.event_columns(header)) is None:
         return ""
-    recording, label = tables.likely_columns(header) or ("", "NAME")
-    parts = [f"recording={recording}"] * bool(recording) + [f"start={times[0]},end={times[1]},label={label}"]
+    own = next((cell for name in tables.LABEL_NAMES for cell in header if cell.casefold() == name), "NAME")
+    recording, label = tables.likely_columns(header) or ("", own)
+    if not (setting := tables.times_setting(*times)):
+        return f" Write {quoted(times)} in seconds, as start_s and end_s."
+    parts = [f"recording={recording}"] * bool(recording) + [f"{setting},label={label}"]
     return f" Name its columns: --labels.columns {shlex.quote(shown(','.join(parts)))}"
 
 
@@ -239,10 +246,14 @@ def _table(config: Config, listing: Listing, read: _Read, title: str, base_of: M
     _require_columns(read.found, options, title)
     if options.group_column and not groups:
         raise InputError(f"{title}: no file has a column {shown(options.group_column)!r} (--split.group-column).")
-    notices = *_unused_times(read.found, options), *_notices(read.found, read.detected, taxonomy)
+    said = [*_unused_times(read.found, options), *_nameless(read.found, options)]
+    said += _notices(read.found, read.detected, taxonomy)
+    if read.others:
+        names_of = quoted([path.name for path in read.others])
+        said.append(f"Not read, as no annotations are in them, or they are damaged: {names_of}.")
     return LabelTable(
         title, tuple(one.path for one in read.found), tuple(rows), frozenset(surveyed), groups=groups,
-        notices=notices, unread=tuple(read.unread), is_annotations=True,
+        notices=tuple(said), unread=tuple(read.unread), is_annotations=True,
     )  # fmt: skip
 
 
@@ -273,6 +284,16 @@ def _unused_times(found: Sequence[AnnotationFile], options: Options) -> list[str
         and (times := tables.time_columns(one.header))
     }  # fmt: skip
     return [notice for times, path in by_times.items() for notice in unused_times(path, times)]
+
+
+def _nameless(found: Sequence[AnnotationFile], options: Options) -> list[str]:
+    """A notice of each kind of table without a column of classes that is known."""
+    by_header = {one.header: one.path for one in reversed(found) if one.header and one.rows}
+    return [
+        f"{shown(path.name)} has no column that is known for classes, so none of its rows has one; its columns are "
+        f"{quoted(header)}. Name it: --labels.columns label=NAME."
+        for header, path in by_header.items() if not (columns_of(header, options) or {"label": [""]})["label"]
+    ]  # fmt: skip
 
 
 def _notices(found: list[AnnotationFile], detected: list[Path], taxonomy: Taxonomy) -> Iterator[str]:

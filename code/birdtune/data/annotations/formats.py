@@ -58,7 +58,8 @@ class AnnotationFile:
     @property
     def is_detected(self) -> bool:
         """Whether a program found them, and nobody checked: it says how sure it was, or `predict` wrote the file."""
-        return table.has_score(self.header) or OWN_MARK in self.path.name
+        is_scored = self.kind == "Audacity" and any(row.score for row in self.rows)
+        return is_scored or table.has_score(self.header) or OWN_MARK in self.path.name
 
 
 def read(path: Path, options: Options) -> AnnotationFile | None:

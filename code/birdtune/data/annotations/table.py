@@ -21,6 +21,7 @@ _DETECTED = ("confidence", "score", "probability")
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "start_s": ("start_s", "begin time (s)", "start (s)"),
     "end_s": ("end_s", "end time (s)", "end (s)"),
+    "duration_s": ("duration_s", "duration (s)"),
     "low_hz": ("low_hz", "low freq (hz)"),
     "high_hz": ("high_hz", "high freq (hz)"),
     "weight": ("weight",),
@@ -49,7 +50,8 @@ def columns_of(header: Sequence[str], options: Options) -> dict[str, list[str]] 
     for key, name in options.columns.items():
         if name.casefold() in by_name:
             found[key] = [by_name[name.casefold()]]
-    return found if (found["label"] and found["recording"]) or (found["start_s"] and found["end_s"]) else None
+    has_times = found["start_s"] and (found["end_s"] or found["duration_s"])
+    return found if (found["label"] and found["recording"]) or has_times else None
 
 
 def lines_of(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -111,6 +113,7 @@ def rows_of(header: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], o
         raise ValueError("it has no columns of times, nor of recordings and their classes")
     if twice := next((cell for cell in header if cell and header.count(cell) > 1), None):
         raise ValueError(f"two columns are named {twice[:40]!r}")
+    columns["label"].sort(key=lambda name: _is_rare(header.index(name), lines))
     seen = _Seen()
     rows = [_row(number, header, cells, columns, options, seen) for number, cells in lines]
     if not is_rated(header):
@@ -120,6 +123,11 @@ def rows_of(header: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], o
     return [
         replace(row, cells={**row.cells, "weight": f"{weight:g}"}) for row, weight in zip(rows, weights, strict=True)
     ]
+
+
+def _is_rare(column: int, lines: Sequence[tuple[int, Sequence[str]]]) -> bool:
+    """Whether fewer than half of the rows fill a column, as one for remarks, which then comes after the others."""
+    return 2 * sum(bool(cells[column : column + 1] and cells[column]) for _, cells in lines) < len(lines)
 
 
 def is_rated(header: Sequence[str]) -> bool:
@@ -190,6 +198,8 @@ def _row(
         fault = f"has {len(cells)} cells, and the header {len(header)}; a text with the delimiter in it needs quotes"
         return Row(number, first("label"), recording=first("recording"), path=first("path"), fault=fault)
     numbers = {key: first(key) for key in NUMBERS if columns[key]}
+    if not numbers.get("end_s") and columns["duration_s"]:
+        numbers["end_s"] = end_after(numbers.get("start_s", ""), first("duration_s"))
     if offset := first("offset_s"):
         # Over several files Raven's times go on, and this is the one within the file.
         moved = _moved(numbers.get("start_s", ""), numbers.get("end_s", ""), offset)
@@ -201,6 +211,13 @@ def _row(
         also=secondary_of(first("also")),
         group=row.get(options.group_column, ""), is_view=is_view, score=first("score"),
     )  # fmt: skip
+
+
+def end_after(start: str, duration: str) -> str:
+    """When a label ends that begins then and lasts so long; the duration as it stands where one is no time."""
+    if not _is_time(start) or not _is_time(duration):
+        return duration
+    return repr(round(seconds_of(start) + seconds_of(duration), 6))
 
 
 def secondary_of(cell: str) -> tuple[str, ...]:
