@@ -494,6 +494,15 @@ def test_a_row_without_class_and_times_is_named_and_its_recording_is_no_negative
     assert dataset.rows["left_out"] == {"row-without-label": 1}
 
 
+def test_where_there_are_too_few_classes_the_rows_are_counted_all_the_same(flat: Path) -> None:
+    for k in range(6):
+        (flat / f"data/r{k}.txt").write_text(track((0.5, 1.0, OWL), (1.5, 1.2, OWL)))
+    assert inspect(flat).classes == (OWL,), "absent elsewhere"
+    with pytest.raises(TooFewClassesError, match="only one class") as raised:
+        inspect(flat, labels={"unlabelled": "unknown"})
+    assert raised.value.rows == {"found": 12, "used": 6, "left_out": {"row-invalid": 6}}
+
+
 def test_a_remark_here_and_there_is_no_class(tmp_path: Path) -> None:
     head = "Selection\tBegin Time (s)\tEnd Time (s)\tAnnotation\tSpecies\n"
     lines = [f"{k}\t{k}\t{k + 1}\t{'check again!' if k == 2 else ''}\t{OWL}\n" for k in range(4)]

@@ -463,6 +463,9 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
             usable, out = sampling.without(usable, rare, config.train)
             problems = sorted([*problems, *out], key=lambda problem: problem.recording)
         selection.check_enough(usable, config.data_folder, problems, negatives=negatives)
+    except selection.TooFewClassesError as fault:
+        fault.rows = survey.rows.balanced(usable, problems) if survey.rows is not None else {}
+        raise
     finally:
         if keep_problems:
             rows = [problem.row() for problem in problems]

@@ -208,11 +208,15 @@ class TooFewClassesError(InputError):
     Args:
         message: as of any error.
         problems: why the others are not usable.
+
+    Attributes:
+        rows: what became of the rows of labels, as of `RowBooks.balanced`; empty: folders name the classes.
     """
 
     def __init__(self, message: str, problems: Sequence[Problem]) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+        self.rows: Mapping[str, Any] = {}
 
 
 def check_enough(

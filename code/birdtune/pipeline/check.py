@@ -13,7 +13,7 @@ from pathlib import Path
 
 from birdtune.audio.logmel import LogMel
 from birdtune.config import Config
-from birdtune.data import annotated, quality
+from birdtune.data import annotated, quality, row_books
 from birdtune.data import dataset as gather
 from birdtune.data.augment import active, require_background
 from birdtune.data.dataset import Dataset
@@ -102,7 +102,8 @@ def _check(
                 config, registry.front_end(config), journal, interrupts, writable=writable, faults=faults.lasting
             )
         except TooFewClassesError as fault:
-            for line in _problems(fault.problems):
+            rows = [row_books.words(fault.rows)] if fault.rows else []
+            for line in itertools.chain(rows, _problems(fault.problems)):
                 journal.say(line)
             raise
     base = _check_base(config, faults, journal, writable=writable)
