@@ -476,6 +476,8 @@ def test_a_duration_stands_for_the_end_and_milliseconds_for_nothing(flat: Path) 
         ("IN FILE,OFFSET,DURATION,TOP1MATCH", "recording=IN FILE,start=OFFSET,duration=DURATION,label=TOP1MATCH"),
     ):
         assert labels_of(given(header, columns), "r1.wav") == (Label(OWL, 0.25, 1.75),)
+    lines = [f"r{k}.wav,{OWL if k % 2 else TIT},4.0" for k in range(6)]  # how long the recording is
+    assert labels_of(given("filename,label,duration_s"), "r1.wav") == (Label(OWL),)
     with pytest.raises(InputError, match=r"--labels\.columns start=OFFSET,duration=DURATION,label=species"):
         given("where,OFFSET,DURATION,species")
     with pytest.raises(InputError, match=r'Write "start_ms", "end_ms" in seconds, as start_s and end_s'):

@@ -198,7 +198,7 @@ def _row(
         fault = f"has {len(cells)} cells, and the header {len(header)}; a text with the delimiter in it needs quotes"
         return Row(number, first("label"), recording=first("recording"), path=first("path"), fault=fault)
     numbers = {key: first(key) for key in NUMBERS if columns[key]}
-    if not numbers.get("end_s") and columns["duration_s"]:
+    if columns["duration_s"] and not numbers.get("end_s"):
         numbers["end_s"] = end_after(numbers.get("start_s", ""), first("duration_s"))
     if offset := first("offset_s"):
         # Over several files Raven's times go on, and this is the one within the file.
@@ -214,7 +214,12 @@ def _row(
 
 
 def end_after(start: str, duration: str) -> str:
-    """When a label ends that begins then and lasts so long; the duration as it stands where one is no time."""
+    """When a label ends that begins then and lasts so long; the duration as it stands where one is no time.
+
+    "" where nothing says when it begins: then the duration is that of a recording.
+    """
+    if not start:
+        return ""
     if not _is_time(start) or not _is_time(duration):
         return duration
     return repr(round(seconds_of(start) + seconds_of(duration), 6))
