@@ -500,6 +500,8 @@ def test_where_there_are_too_few_classes_the_rows_are_counted_all_the_same(flat:
     for k in range(6):
         (flat / f"data/r{k}.txt").write_text(track((0.5, 1.0, OWL), (1.5, 1.2, OWL)))
     assert inspect(flat).classes == (OWL,), "absent elsewhere"
+    with pytest.raises(TooFewClassesError, match="only one class"):
+        inspect(flat, model={"output": "softmax"})
     with pytest.raises(TooFewClassesError, match="only one class") as raised:
         inspect(flat, labels={"unlabelled": "unknown"})
     assert raised.value.rows == {"found": 12, "used": 6, "left_out": {"row-invalid": 6}}

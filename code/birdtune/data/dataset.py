@@ -446,7 +446,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         background=background_of({name for file in files for name in file.classes}, config.labels.negative_classes),
     )
     scan.refuse_crashes(survey.listing, problems, config.data_folder)
-    negatives = config.labels.unlabelled == "negative"
+    negatives = config.labels.unlabelled == "negative" and config.model.output != "softmax"
     try:
         selection.check_enough(usable, config.data_folder, problems, negatives=negatives)
         kept = config.output / "cache" / "acoustic.json" if keep_problems else None
