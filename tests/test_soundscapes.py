@@ -56,6 +56,14 @@ def test_calls_lie_where_the_tables_say_as_loud_above_the_background_as_they_say
             assert peak_hz == pytest.approx(TONES_HZ[call.label], abs=2)
 
 
+def test_stretches_that_are_calls_are_laid_as_they_are(clips: list[Clip], tmp_path: Path) -> None:
+    calls = {clip.path: [(1.5, 3.25)] for clip in clips}
+    made = write_soundscapes(
+        clips, [], tmp_path, "x", 1, 1, per_minute=6, seconds=20.0, stretches=calls, are_calls=True
+    )  # fmt: skip
+    assert [call.end_s - call.start_s for call in made] == pytest.approx([1.75, 1.75], abs=0.002)
+
+
 def test_the_level_of_a_call_is_that_over_the_background_below_it_from_1_khz_on(
     clips: list[Clip], tmp_path: Path
 ) -> None:

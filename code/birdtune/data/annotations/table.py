@@ -127,7 +127,7 @@ def rows_of(header: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], o
 
 def _is_rare(column: int, lines: Sequence[tuple[int, Sequence[str]]]) -> bool:
     """Whether fewer than half of the rows fill a column, as one for remarks, which then comes after the others."""
-    return 2 * sum(bool(cells[column : column + 1] and cells[column]) for _, cells in lines) < len(lines)
+    return 2 * sum(any(cells[column : column + 1]) for _, cells in lines) < len(lines)
 
 
 def is_rated(header: Sequence[str]) -> bool:
