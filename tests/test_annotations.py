@@ -515,7 +515,7 @@ def test_a_remark_here_and_there_is_no_class(tmp_path: Path) -> None:
     assert [row.class_name for row in read(tmp_path / "b.txt", head + "".join(mostly)).rows] == [OWL, TIT, TIT, TIT]
 
 
-def test_labels_of_birdnet_analyzer_for_audacity_are_what_a_program_detected(flat: Path) -> None:
+def test_labels_of_audacity_with_scores_are_what_a_program_detected(flat: Path) -> None:
     file = read(flat / "r0.txt", f"0.5\t1.25\tTawny Owl, {OWL}\t0.9123\n2\t3\t{TIT}\t0.8000\n")
     assert file.is_detected and [row.score for row in file.rows] == ["0.9123", "0.8000"]
     assert [row.class_name for row in file.rows] == [f"Tawny Owl, {OWL}", TIT]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from birdtune.data.annotations.rows import Row
 
-# Behind the label, in tracks that BirdNET-Analyzer writes: how sure it was.
+# Behind the label, in tracks that programs write: how sure they were.
 _SCORE = re.compile(r"[01][.,]\d+")
 # Whatever they hold, lines of two cells or more are rows: what is wrong with one is said of that row.
 _FIRST = re.compile(r"\s*\d+(?:[.,]\d+)?\t\s*\d+(?:[.,]\d+)?(?:\t.*)?\s*")
